@@ -1,0 +1,1 @@
+"""Explaining models: added with the causal methods."""

@@ -1,0 +1,30 @@
+"""Attacks: what climbs a surrogate inside a threat model while a judge decides what is adversarial."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deconfound.attacks.gradient import PGD
+    from deconfound.attacks.registry import ATTACKS, about, make, names
+    from deconfound.attacks.single_step import FGSM, FGSMRS
+    from deconfound.attacks.suites import suite
+
+_HOME = {
+    "ATTACKS": "registry",
+    "FGSM": "single_step",
+    "FGSMRS": "single_step",
+    "PGD": "gradient",
+    "about": "registry",
+    "make": "registry",
+    "names": "registry",
+    "suite": "suites",
+}
+__all__ = ["ATTACKS", "FGSM", "FGSMRS", "PGD", "about", "make", "names", "suite"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

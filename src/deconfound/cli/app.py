@@ -1,0 +1,278 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from deconfound.cli.options import Data, Json, Overwrite, Quiet
+from deconfound.cli.screen import Screen, logged
+from deconfound.errors import InputError
+
+BAD_INPUT, FAILED = 2, 1
+
+app = typer.Typer(
+    name="deconfound",
+    help="Train, attack, judge and explain image classifiers under the causal view of adversarial robustness.",
+    epilog="Start with: deconfound demo",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from deconfound.recipes.machine import version
+
+        for package in ("deconfound", "torch", "lightning-fabric"):
+            typer.echo(f"{package} {version(package)}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions, also of torch.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for runs, results and report.")] = Path(
+        "demo"
+    ),
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Train, attack, judge and report on bundled digits: no download, a few minutes on two cores."""
+    from deconfound.recipes.demo import demo as job
+    from deconfound.recipes.reporting import results_json
+    from deconfound.reporting.tables import leaderboard_table
+
+    screen = Screen(quiet=quiet)
+    with logged(screen):
+        found = job(out, overwrite=overwrite, monitor=screen)
+    if json:
+        typer.echo(results_json(found.evaluations), nl=False)
+        return
+    screen.output.print(leaderboard_table(found.evaluations))
+    for record in found.evaluations:
+        verdict = "reliable" if record.verdict.reliable else f"UNRELIABLE: {'; '.join(record.verdict.reasons)}"
+        screen.output.print(
+            f"{record.defence}: {record.clean_accuracy:.1%} of {record.n} test images right when clean, "
+            f"{record.robust_accuracy:.1%} under {record.suite} at {record.threat.norm} {record.threat.eps:g} "
+            f"({verdict}).",
+            soft_wrap=True,
+            markup=False,
+        )
+    screen.output.print(f"Open the report: {found.page}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or a YAML file; see list recipes.")],
+    data: Data = None,
+    model: Annotated[str | None, typer.Option(metavar="M", help="Network in place of the recipe's.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder [runs/RECIPE-DATA].")] = None,
+    changes: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
+    ] = [],  # noqa: B006 (typer copies it)
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    overwrite: Overwrite = False,
+    devices: Annotated[str, typer.Option(metavar="N", help="Devices of this machine, a number or auto.")] = "1",
+    num_nodes: Annotated[int, typer.Option(min=1, metavar="N", help="Machines.")] = 1,
+    strategy: Annotated[str, typer.Option(metavar="S", help="How processes cooperate: auto or ddp.")] = "auto",
+    accelerator: Annotated[str, typer.Option(metavar="A", help="auto, cpu, cuda or mps.")] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(metavar="P", help="32-true, bf16-mixed or 64-true; short for --set precision=P.")
+    ] = None,
+    checkpoint_seconds: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Between checkpoints.")] = 30.0,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Train a recipe into a run folder.
+
+    Example: deconfound train pgd-at --data digits --out runs/first --set epochs=5
+    """
+    from deconfound.recipes.training import Compute
+    from deconfound.recipes.training import train as job
+
+    screen = Screen(quiet=quiet)
+    compute = Compute(
+        devices=int(devices) if devices.lstrip("-").isdigit() else devices,
+        num_nodes=num_nodes,
+        strategy=strategy,
+        accelerator=accelerator,
+    )
+    words = [*changes, *([f"precision={precision}"] if precision else [])]
+    with logged(screen):
+        trained = job(
+            recipe,
+            data=data,
+            model=model,
+            out=out or _default_run(recipe, data),
+            changes=words,
+            resume=resume,
+            overwrite=overwrite,
+            compute=compute,
+            monitor=screen,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+    if json:
+        typer.echo(trained.record.to_json(), nl=False)
+        return
+    record = trained.record
+    figures = ", ".join(f"{name.removeprefix('validation_')} {value:.1%}" for name, value in record.validation.items())
+    kept = f"kept epoch {record.selected_epoch + 1} of {record.epochs_run}" if record.selected_epoch is not None else ""
+    screen.output.print(
+        f"{trained.path}: {record.recipe['recipe']} on {record.data} ({record.recipe['family']} family), {kept}"
+        f"{f', validation {figures}' if figures else ''}; {record.seconds:.0f} s, "
+        f"{record.images_per_second:,.0f} images/s. Judge it: deconfound evaluate {trained.path}",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _default_run(recipe: str, data: str | None) -> Path:
+    return Path("runs") / f"{Path(recipe).stem}-{Path(data or 'digits').name.replace(':', '-')}"
+
+
+@app.command()
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="RUN_or_MODEL", help="A run folder, or a network with --weights.")],
+    weights: Annotated[str | None, typer.Option(metavar="FILE", help="Weights for a network given by name.")] = None,
+    data: Data = None,
+    suite: Annotated[str, typer.Option(metavar="S", help="Suite of attacks; see list suites.")] = "quick",
+    norm: Annotated[str | None, typer.Option(metavar="NORM", help="linf, l2 or l1; the run's by default.")] = None,
+    eps: Annotated[str | None, typer.Option(metavar="EPS", help="Radius such as 8/255; the run's by default.")] = None,
+    n: Annotated[int | None, typer.Option("-n", metavar="N", help="The first N test images; all by default.")] = None,
+    sample: Annotated[int | None, typer.Option(metavar="SEED", help="Draw the N images with this seed.")] = None,
+    budget: Annotated[str, typer.Option(metavar="B", help="demo, normal or full.")] = "normal",
+    seed: Annotated[int, typer.Option(metavar="SEED", help="Of all random numbers.")] = 0,
+    batch_size: Annotated[int, typer.Option(metavar="B", help="Images attacked together.")] = 256,
+    mean: Annotated[str | None, typer.Option(metavar="M,..", help="Normalisation inside a named network.")] = None,
+    std: Annotated[str | None, typer.Option(metavar="S,..", help="Likewise.")] = None,
+    device: Annotated[str, typer.Option(metavar="D", help="auto, cpu or cuda.")] = "auto",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Record; for a run, in its folder.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Attack a trained network and record what it withstands.
+
+    Examples: deconfound evaluate runs/first
+    deconfound evaluate lenet5 --weights lenet.pt --data FOLDER --eps 0.3
+    """
+    from deconfound.recipes.evaluating import Judging, Target, evaluate_target
+    from deconfound.reporting.tables import evaluation_table
+
+    screen = Screen(quiet=quiet)
+    what = Target(
+        target=target,
+        weights=weights,
+        data=data,
+        norm=norm,
+        eps=eps,
+        n=n,
+        sample=sample,
+        mean=_numbers("mean", mean),
+        std=_numbers("std", std),
+        device=device,
+    )
+    with logged(screen):
+        judging = Judging(suite=suite, budget=budget, seed=seed, batch_size=batch_size)
+        record, path = evaluate_target(what, judging, out=out, overwrite=overwrite, monitor=screen)
+    if json:
+        typer.echo(record.to_json(), nl=False)
+        return
+    screen.output.print(evaluation_table(record))
+    if path is not None:
+        screen.output.print(f"Record: {path}", soft_wrap=True, markup=False)
+
+
+def _numbers(field: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(field, text, "numbers separated by commas, one or one per channel") from None
+
+
+@app.command()
+def report(
+    places: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run folders or record files.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("report.html"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Render records to one self-contained page."""
+    from deconfound.recipes.reporting import write_report
+
+    typer.echo(write_report(places, out, overwrite=overwrite))
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="recipes, models, data, attacks, suites or objectives.")],
+    json: Json = False,
+) -> None:
+    """Show what there is, with a line on each."""
+    from deconfound.recipes.listing import listing
+
+    rows = listing(kind)
+    if json:
+        import json as codec
+
+        typer.echo(codec.dumps(dict(rows), indent=1))
+        return
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        typer.echo(f"{name:<{width}}  {text}")
+
+
+def _complain(text: str) -> None:
+    typer.echo(f"error: {' '.join(text.split())}", err=True)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run a command; every expected failure is one plain line on standard error.
+
+    Exit codes: 0 done, 1 a run failed (diverged), 2 bad input, 128 + signal where a signal ended the run after saving.
+    """
+    from deconfound.recipes.stopping import Stopped
+
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=arguments, prog_name="deconfound", standalone_mode=False)
+    except click.UsageError as error:
+        if error.__class__.__name__ == "NoArgsIsHelpError":
+            typer.echo(error.format_message())
+            return 0
+        place = f"deconfound {error.ctx.info_name}: " if error.ctx is not None and error.ctx.parent else ""
+        _complain(f"{place}{error.format_message()} (see --help)")
+        return BAD_INPUT
+    except InputError as error:
+        _complain(str(error))
+        return BAD_INPUT
+    except FloatingPointError as error:
+        _complain(str(error))
+        return FAILED
+    except Stopped as stop:
+        typer.echo(str(stop), err=True)
+        return 128 + stop.signal
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,78 @@
+"""Context managers that change something for a while and always put it back, also after an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Literal
+
+import torch
+from torch import nn
+
+Mode = Literal["eval", "train", "keep"]
+
+
+@contextmanager
+def frozen(*modules: object) -> Iterator[None]:
+    """No parameter of the modules requires a gradient inside; the flags and ``.grad`` come back as they were.
+
+    Objects that are not modules (plain functions) are passed over.
+    """
+    parameters = [p for module in modules if isinstance(module, nn.Module) for p in module.parameters()]
+    flags = [(p, p.requires_grad) for p in parameters]
+    try:
+        for parameter, flag in flags:
+            if flag:
+                parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, flag in flags:
+            if flag:
+                parameter.requires_grad_(True)
+
+
+@contextmanager
+def moded(mode: Mode, *modules: object) -> Iterator[None]:
+    """The modules in ``eval`` or ``train`` mode (or as they are); each submodule's own flag comes back."""
+    found = [(m, m.training) for module in modules if isinstance(module, nn.Module) for m in module.modules()]
+    try:
+        if mode != "keep":
+            for module, _ in found:
+                module.training = mode == "train"
+        yield
+    finally:
+        for module, training in found:
+            module.training = training
+
+
+def evaluating(*modules: object) -> AbstractContextManager[None]:
+    """The modules in eval mode; each submodule's own flag comes back."""
+    return moded("eval", *modules)
+
+
+@contextmanager
+def randomness_kept(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Global random state of the processor and of ``device`` comes back as it was."""
+    device = torch.device(device)
+    accelerators = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=accelerators):
+        yield
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Global random state set to ``seed`` inside (for layers that draw from it, such as dropout), then restored."""
+    with randomness_kept(device):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def attacking(mode: Mode, device: torch.device | str, *modules: object) -> Iterator[None]:
+    """The surroundings of every attack: parameters frozen, mode set, gradients on, random state kept."""
+    with ExitStack() as stack:
+        stack.enter_context(randomness_kept(device))
+        stack.enter_context(frozen(*modules))
+        stack.enter_context(moded(mode, *modules))
+        stack.enter_context(torch.enable_grad())
+        yield

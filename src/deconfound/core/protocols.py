@@ -1,0 +1,189 @@
+"""Structural protocols: how rooms use each other's objects without importing each other.
+
+Shapes: B examples, C channels, K classes, D features, R draws, V views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from deconfound.core.streams import Streams
+from deconfound.core.threat import ThreatModel
+from deconfound.core.types import Batch, Context, DeclaredAttack, Loss, Progress, Step
+
+
+class Classifier(Protocol):
+    """images (B, C, H, W) in [0, 1] -> logits (B, K). Normalisation lives inside."""
+
+    def __call__(self, images: Tensor, /) -> Tensor: ...
+
+
+@runtime_checkable
+class FeatureSplit(Protocol):
+    """A classifier cut in two: ``head(features(x))`` equals ``model(x)``."""
+
+    def features(self, images: Tensor) -> Tensor: ...
+
+    def head(self, features: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class StochasticClassifier(Protocol):
+    """A classifier whose prediction is random: R draws of logits (R, B, K), from streams and nothing else."""
+
+    def draw(self, images: Tensor, streams: Streams, draws: int) -> Tensor: ...
+
+
+@runtime_checkable
+class ViewedClassifier(Protocol):
+    """A classifier that looks several times: features (V, B, D), logits (V, B, K), exposure (V, B)."""
+
+    def views(self, images: Tensor, streams: Streams) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+class AttackLoss(Protocol):
+    """What an attack climbs: one number per example, higher is more adversarial.
+
+    ``context`` holds per-example tensors (clean logits, style targets) that stay aligned with the images.
+    """
+
+    def __call__(self, model: Classifier, images: Tensor, labels: Tensor, context: Context, /) -> Tensor: ...
+
+
+Surrogate = Classifier
+"""A classifier whose gradient is climbed; usually the model itself."""
+
+
+class Judge(Protocol):
+    """Decides which images are adversarial: (B,) bool."""
+
+    def __call__(self, images: Tensor, labels: Tensor, streams: Streams, /) -> Tensor: ...
+
+
+class Attack(Protocol):
+    """A frozen configuration that is called on a surrogate.
+
+    Returns images (B, C, H, W) inside ``threat``. With ``keep="first_adversarial"`` the clean image is returned where
+    the judge already errs and a found example is never lost; with ``keep="last"`` every point takes every step.
+    The judge defaults to the argmax of ``model``, the streams to ``Streams(0, range(B))``. ``settings`` is plain data
+    for records; ``at`` is the same attack under another threat model.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def threat(self) -> ThreatModel: ...
+
+    def settings(self) -> dict[str, Any]: ...
+
+    def at(self, threat: ThreatModel) -> Attack: ...
+
+    def __call__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        streams: Streams | None = None,
+        context: Context | None = None,
+        *,
+        judge: Judge | Classifier | None = None,
+    ) -> Tensor: ...
+
+
+class Objective(Protocol):
+    """What is trained. ``players()["model"]`` is the classifier that is kept; state lives in the players' buffers."""
+
+    def players(self) -> Mapping[str, nn.Module]: ...
+
+    def steps(self, batch: Batch, progress: Progress, streams: Streams) -> Iterator[Step]:
+        """Steps of one batch, consumed lazily: a Step is taken before the next one is asked for."""
+        ...
+
+    def declared_attacks(self) -> Sequence[DeclaredAttack]: ...
+
+
+@runtime_checkable
+class AdversarialObjective(Protocol):
+    """An objective whose steps are ``loss(batch, craft(batch))``; wrappers compose the two, so nothing runs twice."""
+
+    def players(self) -> Mapping[str, nn.Module]: ...
+
+    def craft(self, batch: Batch, progress: Progress, streams: Streams) -> Tensor:
+        """The adversarial images of the batch, detached, (B, C, H, W)."""
+        ...
+
+    def loss(self, batch: Batch, adversarial: Tensor, progress: Progress, streams: Streams) -> Loss: ...
+
+    def steps(self, batch: Batch, progress: Progress, streams: Streams) -> Iterator[Step]: ...
+
+    def declared_attacks(self) -> Sequence[DeclaredAttack]: ...
+
+
+class ImageSource(Protocol):
+    """A split of a data set: N labelled images of one shape."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batches(self, plan: Iterable[Tensor], device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """One batch per tensor of positions (B,) in [0, N), in order, on the device."""
+        ...
+
+    def subset(self, positions: Tensor) -> ImageSource:
+        """The images at these positions; each keeps its index."""
+        ...
+
+    def digest(self) -> str:
+        """A hash of what the split holds."""
+        ...
+
+
+class Augmentation(Protocol):
+    """Random change of a whole batch on its device: (B, C, H, W) -> (B, C, H, W), from streams and nothing else."""
+
+    def __call__(self, images: Tensor, streams: Streams, /) -> Tensor: ...
+
+
+class Checkpointer(Protocol):
+    """Keeps the state of a training run."""
+
+    def save(self, state: Mapping[str, Any]) -> None: ...
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest intact state, or None where there is none."""
+        ...
+
+
+class Journal(Protocol):
+    """An append-only list of finished pieces of work."""
+
+    def append(self, entry: Mapping[str, Any]) -> None: ...
+
+    def entries(self) -> list[dict[str, Any]]: ...
+
+
+class Monitor(Protocol):
+    """Told about progress; shows it, or does nothing. Values are floats already."""
+
+    def start(self, task: str, total: int, done: int = 0) -> None: ...
+
+    def update(self, done: int, values: Mapping[str, float]) -> None: ...
+
+    def message(self, text: str) -> None: ...
+
+    def finish(self) -> None: ...

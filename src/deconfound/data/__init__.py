@@ -1,0 +1,48 @@
+"""Labelled images: where they come from, how they are held, and how they are changed at random."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deconfound.data.augment import Compose, RandomCrop, RandomFlip, RandomRotation
+    from deconfound.data.families import FAMILIES, family_of
+    from deconfound.data.memory import MemoryImages
+    from deconfound.data.sources import DataSet, load
+    from deconfound.data.splits import carve_validation
+    from deconfound.data.streamed import StreamedImages
+
+_HOMES = {
+    "Compose": "augment",
+    "DataSet": "sources",
+    "FAMILIES": "families",
+    "MemoryImages": "memory",
+    "RandomCrop": "augment",
+    "RandomFlip": "augment",
+    "RandomRotation": "augment",
+    "StreamedImages": "streamed",
+    "carve_validation": "splits",
+    "family_of": "families",
+    "load": "sources",
+}
+
+__all__ = [
+    "Compose",
+    "DataSet",
+    "FAMILIES",
+    "MemoryImages",
+    "RandomCrop",
+    "RandomFlip",
+    "RandomRotation",
+    "StreamedImages",
+    "carve_validation",
+    "family_of",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,42 @@
+"""Data families: which defaults (radius, model, schedule) a data set gets."""
+
+from __future__ import annotations
+
+import re
+
+from deconfound.errors import require
+
+FAMILIES = ("digits", "mnist", "fashion", "cifar", "tiny", "shapes", "generic")
+
+# How a folder's or repository's own name begins, letters and numbers only.
+_BEGINNINGS = {"fashionmnist": "fashion", "mnist": "mnist", "cifar10": "cifar", "tinyimagenet": "tiny"}
+_NAMES = {"digits": "digits", "shapes": "shapes"}
+_SHAPES = {(1, 16, 16): "digits", (1, 28, 28): "mnist", (3, 32, 32): "cifar", (3, 64, 64): "tiny"}
+
+
+def family_of(name: str, shape: tuple[int, int, int], classes: int) -> str:
+    """The family of a data set: by the last part of its name where that says it, else by shape, else ``generic``.
+
+    Args:
+        name: a data name: ``digits``, a folder, a hub name; upper and lower case, ``-`` and ``_`` do not matter.
+        shape: (C, H, W).
+        classes: number of classes, at least 1; every family accepts any number.
+
+    Raises:
+        InputError: a shape that is not three positive sizes, or no class.
+
+    >>> family_of("uoft-cs/cifar100", (3, 32, 32), 100), family_of("zalando-datasets/Fashion-MNIST", (1, 28, 28), 10)
+    ('cifar', 'fashion')
+    >>> family_of("./mine", (1, 28, 28), 26), family_of("./mine", (3, 224, 224), 2)
+    ('mnist', 'generic')
+    """
+    require(len(shape) == 3 and min(shape) > 0, "shape", shape, "three positive sizes (C, H, W)")
+    require(classes >= 1, "classes", classes, "at least one class")
+    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    plain = re.sub(r"[^a-z0-9]", "", last.lower())
+    if plain in _NAMES:
+        return _NAMES[plain]
+    for beginning, family in _BEGINNINGS.items():
+        if plain.startswith(beginning):
+            return family
+    return _SHAPES.get((shape[0], shape[1], shape[2]), "generic")

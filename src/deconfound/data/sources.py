@@ -1,0 +1,211 @@
+"""Data by name: what is read, and where from.
+
+Shapes: N images (N, C, H, W), labels (N,) int64.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deconfound.core.protocols import ImageSource
+from deconfound.data.assemble import Split, Wanted, assemble
+from deconfound.data.digits import digits
+from deconfound.data.families import family_of
+from deconfound.data.hub import first_line, quiet, reach
+from deconfound.errors import InputError, require, unknown_name
+
+if TYPE_CHECKING:
+    import datasets
+
+# Offered when a name is unknown.
+HUB_NAMES = (
+    "ylecun/mnist",
+    "zalando-datasets/fashion_mnist",
+    "uoft-cs/cifar10",
+    "uoft-cs/cifar100",
+    "zh-plus/tiny-imagenet",
+)
+KNOWN_NAMES = ("digits", *HUB_NAMES)
+LIMIT_MEMORY = 2 * 2**30
+IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+TABLE_ENDINGS = frozenset({".parquet", ".arrow"})
+TABLE_NAMES = frozenset({"metadata.csv", "metadata.jsonl"})  # labels beside images, in the Hugging Face layout
+SPLIT_NAMES = frozenset({"train", "test", "validation", "valid", "val"})
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set: its splits (None where it has none), their classes and their shape (C, H, W)."""
+
+    name: str
+    family: str
+    train: ImageSource | None
+    test: ImageSource | None
+    class_names: tuple[str, ...]
+    shape: tuple[int, int, int]
+
+
+def load(
+    name: str,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    limit_memory: int = LIMIT_MEMORY,
+    workers: int = 2,
+) -> DataSet:
+    """The data set of that name.
+
+    A name is, in this order: ``digits``; a folder that exists, either in the Hugging Face layout or of images; a
+    function ``module:callable``; a hub name ``owner/name``.
+
+    - Splits: ``train``; ``test``, else ``validation``, ``valid`` or ``val`` (also where no image of ``test`` has a
+      label: each is -1). No split is made up: class folders alone are a train split, and ``test`` is None.
+    - Image folder: ``train/CLASS/...`` and ``test/CLASS/...``, or ``CLASS/...``; classes in alphabetical order.
+    - ``module:callable`` is called without arguments and returns split -> (images, labels) or (images, labels,
+      class_names), images (N, C, H, W) uint8 or float in [0, 1]; or a ``datasets.DatasetDict``.
+    - Images are grey (one channel) where all of them are, else RGB.
+
+    Args:
+        name: see above.
+        size: bring the shorter side to this and cut out the centre square; without it all images have one size.
+        channels: 1 refuses colour, 3 repeats grey three times; by default as the images are.
+        limit_memory: decoded bytes, over all splits, above which images are decoded as they are needed.
+        workers: processes that decode then.
+
+    Raises:
+        InputError: whatever is wrong with the name or the data, in one line.
+
+    >>> data = load("digits")
+    >>> data.family, len(data.train), len(data.test), data.shape
+    ('digits', 1437, 360, (1, 16, 16))
+    """
+    require(size is None or size >= 1, "size", size, "at least 1")
+    require(channels in (None, 1, 3), "channels", channels, "1 (grey) or 3 (RGB)")
+    require(limit_memory >= 0, "limit_memory", limit_memory, "at least 0 bytes")
+    require(workers >= 0, "workers", workers, "at least 0")
+    wanted = Wanted(size, channels, limit_memory, workers)
+    with nullcontext() if name == "digits" else quiet():  # the data libraries take a second to import
+        train, test = assemble(name, _read(name), wanted)
+    either = train or test
+    assert either is not None  # assemble refuses data without a split
+    shape, classes = either.shape, either.class_names
+    return DataSet(name, family_of(name, shape, len(classes)), train, test, classes, shape)
+
+
+def _read(name: str) -> Mapping[str, Split]:
+    """Splits by name, as tensors or tables."""
+    require(isinstance(name, str) and bool(name.strip()), "data", name, "a data name")
+    if name == "digits":
+        return digits()
+    if place := _existing(name):
+        return _folder(place, name)
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name):
+        return _called(name)
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
+        return reach(name, f"; nor is there a folder {name}")
+    if re.search(r"[/\\]|^[.~]", name):
+        raise InputError("data", name, "a folder that exists; there is none at this path")
+    raise unknown_name("data", name, (*KNOWN_NAMES, "FOLDER", "OWNER/NAME", "MODULE:CALLABLE"))
+
+
+def _existing(name: str) -> Path | None:
+    try:
+        place = Path(name).expanduser()
+        return place.resolve() if place.exists() else None
+    except (OSError, RuntimeError):  # a name too long for a file, or ~ of nobody
+        return None
+
+
+def _folder(folder: Path, name: str) -> Mapping[str, Split]:
+    """A folder's splits: tables where it has any, else images by class."""
+    import datasets
+
+    require(folder.is_dir(), "data", name, "a folder, not a file")
+    if any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
+        return _tables(lambda: datasets.load_from_disk(str(folder)), name)
+    files = _visible(folder, "**/*")
+    if not any(path.suffix.lower() in TABLE_ENDINGS or path.name.lower() in TABLE_NAMES for path in files):
+        found = _image_folder(folder, name)
+        if found:
+            return found
+    return _tables(lambda: datasets.load_dataset(str(folder)), name)
+
+
+def _tables(read: Callable[[], Any], name: str) -> Mapping[str, Split]:
+    import datasets
+
+    try:
+        found = read()
+    except Exception as error:  # the readers behind the library raise what they like
+        rule = f"a folder in the Hugging Face layout or of images by class ({first_line(error)})"
+        raise InputError("data", name, rule) from None
+    return {"train": found} if isinstance(found, datasets.Dataset) else found
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Files and folders in a fixed order, without hidden ones."""
+    found = (path.relative_to(folder) for path in folder.glob(pattern))
+    return [folder / path for path in sorted(found) if not any(part.startswith(".") for part in path.parts)]
+
+
+def _image_folder(folder: Path, name: str) -> Mapping[str, Split]:
+    """Splits of ``SPLIT/CLASS/**/image`` or, where no split folder is there, of ``CLASS/**/image``."""
+    parts = {path.name.lower(): path for path in _visible(folder, "*") if path.is_dir()}
+    splits = {split: path for split, path in parts.items() if split in SPLIT_NAMES} or {"train": folder}
+    files = {split: _by_class(path) for split, path in splits.items()}
+    if not any(files.values()):
+        return {}
+    first = "train" if "train" in files else next(iter(files))
+    classes = list(files[first])
+    for split, found in files.items():
+        require(bool(found), f"data: {name}: {split}", "no class folder with images", f"{split}/CLASS/image files")
+        for label in found:
+            rule = f"one of the classes of {first}: {', '.join(classes[:20])}"
+            require(label in classes, f"data: {name}: {split} class", label, rule)
+    return {split: _as_table(found, classes) for split, found in files.items()}
+
+
+def _by_class(folder: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for path in _visible(folder, "*/**/*"):
+        if path.suffix.lower() in IMAGE_ENDINGS and path.is_file():
+            found.setdefault(path.relative_to(folder).parts[0], []).append(str(path))
+    return found
+
+
+def _as_table(files: Mapping[str, list[str]], classes: list[str]) -> datasets.Dataset:
+    import datasets
+
+    rows = [(path, classes.index(label)) for label, paths in files.items() for path in paths]
+    features = datasets.Features(image=datasets.Image(decode=False), label=datasets.ClassLabel(names=classes))
+    columns = {"image": [{"bytes": None, "path": path} for path, _ in rows], "label": [label for _, label in rows]}
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def _called(name: str) -> Mapping[str, Split]:
+    """What the function returns."""
+    module, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)  # a console script does not look in the working folder
+    try:
+        function: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            function = getattr(function, part)
+        found = function()
+    except InputError:
+        raise
+    except Exception as error:
+        rule = f"a function that can be imported and called without arguments ({first_line(error)})"
+        raise InputError("data", name, rule) from error
+    finally:
+        sys.path.remove(here)
+    rule = "a function that returns a mapping from split to (images, labels) or to a table"
+    require(isinstance(found, Mapping) and bool(found), "data", f"{name} -> {type(found).__name__}", rule)
+    return found

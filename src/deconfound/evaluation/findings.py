@@ -1,0 +1,69 @@
+"""What is known about every example so far.
+
+Shapes: N examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from deconfound.records import Outcome
+
+
+class Findings:
+    """Fills up piece by piece; ``index`` (N,) holds the places in the data set."""
+
+    def __init__(self, index: Tensor) -> None:
+        count = len(index)
+        self._index: list[int] = index.tolist()
+        self._labels = [0] * count
+        self._predictions = [0] * count
+        self._broken_by: list[str | None] = [None] * count
+        self._distances: list[float | None] = [None] * count
+        self._adversarial: list[int | None] = [None] * count
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def clean(
+        self, places: Sequence[int], labels: Sequence[int], predictions: Sequence[int], wrong: Sequence[bool]
+    ) -> None:
+        """The verdicts on clean images."""
+        for place, label, prediction, missed in zip(places, labels, predictions, wrong, strict=True):
+            self._labels[place], self._predictions[place] = label, prediction
+            if missed:
+                self._broken_by[place], self._distances[place] = "clean", 0.0
+
+    def broke(self, attack: str, place: int, prediction: int, distance: float) -> None:
+        """An attack broke the example at ``place``."""
+        self._broken_by[place], self._distances[place] = attack, distance
+        self._adversarial[place] = prediction
+
+    def prediction(self, place: int) -> int:
+        """What the model says about the clean image."""
+        return self._predictions[place]
+
+    def standing(self) -> Tensor:
+        """Places of the examples that nothing has broken, ascending, int64."""
+        return torch.tensor([place for place, by in enumerate(self._broken_by) if by is None], dtype=torch.int64)
+
+    def correct(self, places: Tensor) -> Tensor:
+        """Which examples are right on the clean image, bool."""
+        return torch.tensor([self._broken_by[place] != "clean" for place in places.tolist()], dtype=torch.bool)
+
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """One outcome for each example, in order."""
+        return tuple(
+            Outcome(
+                index=self._index[place],
+                label=self._labels[place],
+                prediction=self._predictions[place],
+                broken_by=self._broken_by[place],
+                distance=self._distances[place],
+                adversarial=self._adversarial[place],
+            )
+            for place in range(len(self))
+        )

@@ -1,0 +1,76 @@
+"""Counts what passes through a model, in images, from outside of whoever calls it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from deconfound.core.protocols import Classifier
+
+
+class Cost(NamedTuple):
+    """Wall and processor time in seconds; images forwarded, and images through which a gradient was taken."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    forwards: int = 0
+    backwards: int = 0
+
+    def plus(self, other: Cost) -> Cost:
+        """The sum."""
+        seconds, cpu_seconds = self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds
+        return Cost(seconds, cpu_seconds, self.forwards + other.forwards, self.backwards + other.backwards)
+
+    def minus(self, other: Cost) -> Cost:
+        """The difference."""
+        return self.plus(Cost(-other.seconds, -other.cpu_seconds, -other.forwards, -other.backwards))
+
+
+class Meter:
+    """Counts the calls of one classifier.
+
+    A module is heard by a forward hook, so that attacks see the module itself; a gradient counts when it reaches the
+    output, not when it might have been asked for.
+    """
+
+    def __init__(self) -> None:
+        self._forwards = 0
+        self._backwards = 0
+
+    @contextmanager
+    def counting(self, model: Classifier) -> Iterator[Classifier]:
+        """The classifier to call inside."""
+        if not isinstance(model, nn.Module):
+
+            def counted(images: Tensor) -> Tensor:
+                logits = model(images)
+                self._hook(None, (images,), logits)
+                return logits
+
+            yield counted
+            return
+        handle = model.register_forward_hook(self._hook)
+        try:
+            yield model
+        finally:
+            handle.remove()
+
+    def read(self) -> Cost:
+        """Everything so far, with the clocks; the difference of two readings is the cost of what lay between."""
+        return Cost(time.perf_counter(), time.process_time(), self._forwards, self._backwards)
+
+    def _hook(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
+        if not isinstance(output, Tensor):
+            return
+        count = output.shape[0]
+        self._forwards += count
+        if torch.is_grad_enabled() and output.requires_grad:
+            output.register_hook(lambda gradient: self._went_back(count))
+
+    def _went_back(self, count: int) -> None:
+        self._backwards += count

@@ -1,0 +1,129 @@
+"""Norm balls and the pixel box: exact projections, uniform draws and steepest steps.
+
+Shapes: B examples, d elements per example; every function takes (B, d) and returns (B, d).
+Notation: x the clean images, w = candidate - x, a = |w|, c >= 0 the room that the box leaves in the direction of w.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Box = tuple[float, float]
+
+# Share of coordinates that an L1 step moves (Tramer & Boneh 2019, SLIDE: the 99th percentile).
+L1_SHARE = 0.01
+
+
+def distance(difference: Tensor, norm: str) -> Tensor:
+    """The norm of each row. difference (B, d) -> (B,)."""
+    if norm == "linf":
+        return difference.abs().amax(dim=1)
+    if norm == "l2":
+        return difference.norm(dim=1)
+    return difference.abs().sum(dim=1)
+
+
+def project_linf(candidates: Tensor, images: Tensor, eps: float, box: Box) -> Tensor:
+    """Exact projection onto {z : |z - x|_inf <= eps} and the box: two clips, which commute because x is in the box."""
+    return torch.clamp(torch.minimum(torch.maximum(candidates, images - eps), images + eps), *box)
+
+
+def _room(difference: Tensor, images: Tensor, box: Box) -> Tensor:
+    return torch.where(difference > 0, box[1] - images, images - box[0]).clamp_min(0)
+
+
+def project_l2(candidates: Tensor, images: Tensor, eps: float, box: Box) -> Tensor:
+    """Exact projection onto {z : |z - x|_2 <= eps} and the box.
+
+    The minimiser is x + sign(w) min(t a, c) with the largest t <= 1 whose norm is at most eps. Starting from no
+    saturated coordinate, t = sqrt((eps^2 - sum over saturated c^2) / sum over free a^2) grows until the saturated
+    set stays, after finitely many rounds; every iterate is inside the ball.
+    """
+    difference = candidates - images
+    size, room = difference.abs(), _room(difference, images, box)
+    square, limit = size.square(), room.square()
+    saturated = torch.zeros_like(size, dtype=torch.bool)
+    scale = torch.ones_like(size[:, :1])
+    tiny = torch.finfo(size.dtype).tiny
+    for _ in range(size.shape[1] + 1):
+        free = torch.where(saturated, 0, square).sum(dim=1, keepdim=True)
+        left = (eps**2 - torch.where(saturated, limit, 0).sum(dim=1, keepdim=True)).clamp_min(0)
+        scale = torch.where(free > left, (left / free.clamp_min(tiny)).sqrt(), 1.0)
+        now = saturated | (scale * size >= room)
+        if torch.equal(now, saturated):
+            break
+        saturated = now
+    return torch.clamp(images + difference.sign() * torch.minimum(scale * size, room), *box)
+
+
+def project_l1(candidates: Tensor, images: Tensor, eps: float, box: Box) -> Tensor:
+    """Exact projection onto {z : |z - x|_1 <= eps} and the box.
+
+    The minimiser is x + sign(w) min((a - v)+, c) with the smallest v >= 0 whose norm is at most eps. The norm is
+    piecewise linear in v with kinks at a and a - c; v is found by walking the sorted kinks downwards.
+    """
+    difference = candidates - images
+    size, room = difference.abs(), _room(difference, images, box)
+    kinks = torch.cat([size, (size - room).clamp_min(0)], dim=1).double()
+    slopes = torch.ones_like(kinks)
+    slopes[:, size.shape[1] :] = -1
+    kinks, order = kinks.sort(dim=1, descending=True)
+    active = slopes.gather(1, order).cumsum(dim=1)
+    gaps = torch.diff(kinks, dim=1, append=torch.zeros_like(kinks[:, :1])).neg()
+    mass = (active * gaps).cumsum(dim=1)  # norm at the lower end of each gap; the last one is at v = 0
+    place = (mass < eps).sum(dim=1, keepdim=True).clamp_max(kinks.shape[1] - 1)
+    lower = kinks.gather(1, place) - gaps.gather(1, place)
+    surplus = mass.gather(1, place) - eps
+    shrink = (lower + surplus / active.gather(1, place).clamp_min(1)).clamp_min(0).to(size.dtype)
+    shrink = torch.where(mass[:, -1:] <= eps, torch.zeros_like(shrink), shrink)
+    kept = torch.minimum((size - shrink).clamp_min(0), room)
+    return torch.clamp(images + difference.sign() * kept, *box)
+
+
+_PROJECTIONS = {"linf": project_linf, "l2": project_l2, "l1": project_l1}
+
+
+def project(candidates: Tensor, images: Tensor, eps: float, norm: str, box: Box) -> Tensor:
+    """Exact projection onto the ball and the box.
+
+    L2 and L1 radii are shortened by 16 units of rounding (2e-6 of eps in float32), so that the norm of the result,
+    summed again over many pixels, does not come out above eps.
+    """
+    if norm != "linf":
+        eps *= 1 - 16 * torch.finfo(candidates.dtype).eps
+    return _PROJECTIONS[norm](candidates, images, eps, box)
+
+
+def steepest(gradient: Tensor, norm: str) -> Tensor:
+    """The direction u with norm at most 1 that maximises <gradient, u> (L1: spread over the largest 1 %).
+
+    L-infinity: sign(g). L2: g / |g|_2. L1: sign(g) / k on the k = max(1, d / 100) largest |g|, 0 elsewhere; k = 1 is
+    exactly steepest, the spread is SLIDE's remedy for its slowness. A zero gradient gives a zero step.
+    """
+    if norm == "linf":
+        return gradient.sign()
+    if norm == "l2":
+        tiny = torch.finfo(gradient.dtype).tiny
+        # The squares of a saturated network's gradient underflow: the largest element is brought to 1 first.
+        scaled = gradient / gradient.abs().amax(dim=1, keepdim=True).clamp_min(tiny)
+        return scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_min(tiny)
+    count = max(1, int(gradient.shape[1] * L1_SHARE))
+    largest = gradient.abs().topk(count, dim=1).indices
+    chosen = torch.zeros_like(gradient).scatter_(1, largest, 1.0 / count)
+    return gradient.sign() * chosen
+
+
+def uniform_in_ball(uniform: Tensor, normal: Tensor, radius: Tensor, norm: str) -> Tensor:
+    """A point drawn uniformly from the unit ball, from uniform numbers in (0, 1) and normal ones.
+
+    L-infinity: 2u - 1. L2: r^(1/d) n / |n|_2. L1: r^(1/d) times a signed point of the simplex, -log(u) / sum -log(u).
+    uniform, normal (B, d); radius (B, 1) uniform in (0, 1).
+    """
+    if norm == "linf":
+        return 2 * uniform - 1
+    reach = radius ** (1.0 / uniform.shape[1])
+    if norm == "l2":
+        return reach * normal / torch.linalg.vector_norm(normal, dim=1, keepdim=True)
+    weights = -uniform.log()
+    return reach * normal.sign() * weights / weights.sum(dim=1, keepdim=True)

@@ -1,0 +1,62 @@
+"""Classifiers: networks by name, normalisation inside, any network split in features and head."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deconfound.models.catalogue import about, build, names, options_of
+    from deconfound.models.network import Network
+    from deconfound.models.normalise import Normalise
+    from deconfound.models.preact_resnet import PreActResNet
+    from deconfound.models.resnet import ResNet
+    from deconfound.models.small import LeNet5, Small, SmallCNN
+    from deconfound.models.split import Split, split_model
+    from deconfound.models.vgg import VGG
+    from deconfound.models.weights import fit_state
+    from deconfound.models.wide_resnet import WideResNet
+
+_HOMES = {
+    "LeNet5": "small",
+    "Network": "network",
+    "Normalise": "normalise",
+    "PreActResNet": "preact_resnet",
+    "ResNet": "resnet",
+    "Small": "small",
+    "SmallCNN": "small",
+    "Split": "split",
+    "VGG": "vgg",
+    "WideResNet": "wide_resnet",
+    "about": "catalogue",
+    "build": "catalogue",
+    "fit_state": "weights",
+    "names": "catalogue",
+    "options_of": "catalogue",
+    "split_model": "split",
+}
+
+__all__ = [
+    "LeNet5",
+    "Network",
+    "Normalise",
+    "PreActResNet",
+    "ResNet",
+    "Small",
+    "SmallCNN",
+    "Split",
+    "VGG",
+    "WideResNet",
+    "about",
+    "build",
+    "fit_state",
+    "names",
+    "options_of",
+    "split_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,328 @@
+"""The job behind ``deconfound evaluate``, and its form in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from deconfound.attacks import FGSM, PGD, suite
+from deconfound.core.guards import evaluating
+from deconfound.core.protocols import Attack, ImageSource, Journal, Monitor
+from deconfound.core.threat import ThreatModel, parse_norm, parse_radius, show_radius
+from deconfound.data import load as load_data
+from deconfound.data.families import family_of
+from deconfound.errors import InputError, require
+from deconfound.evaluation import Probes, Provenance
+from deconfound.evaluation.evaluate import evaluate as judge_model
+from deconfound.recipes import machine
+from deconfound.recipes.loading import Loaded, load_foreign, load_run
+from deconfound.recipes.resolve import family_radius, read_spec
+from deconfound.records import EvaluationRecord
+from deconfound.store import JsonLines, RunFolder, write_text
+from deconfound.store.weights import digest_tensors
+
+BUDGETS = ("demo", "normal", "full")
+PROBE_STEPS = 20
+
+
+def _probe(threat: ThreatModel) -> Attack:
+    return PGD(threat, steps=PROBE_STEPS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """How to judge: suite, budget of stochastic judges, seed, images at once, and what else to measure."""
+
+    suite: str = "quick"
+    budget: str = "normal"
+    seed: int = 0
+    batch_size: int = 256
+    checks: bool = True
+    curve: bool = True
+    gallery: int = 8
+
+    def __post_init__(self) -> None:
+        require(self.budget in BUDGETS, "budget", self.budget, f"one of {', '.join(BUDGETS)}")
+        require(self.seed >= 0, "seed", self.seed, "a whole number of at least 0")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number of at least 1")
+
+    def run(
+        self,
+        model: nn.Module,
+        images: Tensor | ImageSource,
+        labels: Tensor | None,
+        index: Tensor | None,
+        threat: ThreatModel,
+        provenance: Provenance,
+        journal: Journal | None = None,
+        monitor: Monitor | None = None,
+    ) -> EvaluationRecord:
+        """Judge a model."""
+        return judge_model(
+            model,
+            images,
+            labels,
+            index=index,
+            threat=threat,
+            attacks=suite(self.suite, threat),
+            suite=self.suite,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            probes=Probes(single_step=FGSM, iterative=_probe) if self.checks else None,
+            curve_attack=_probe if self.curve else None,
+            gallery=self.gallery,
+            provenance=provenance,
+            journal=journal,
+            monitor=monitor,
+        )
+
+
+def evaluate(
+    model: nn.Module,
+    images: Tensor | ImageSource,
+    labels: Tensor | None = None,
+    *,
+    threat: ThreatModel,
+    name: str = "",
+    defence: str = "",
+    data: str = "",
+    class_names: Sequence[str] | None = None,
+    index: Tensor | None = None,
+    monitor: Monitor | None = None,
+    **judging: object,
+) -> EvaluationRecord:
+    """Judge any classifier on any images.
+
+    Args:
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K), normalisation inside; its mode is put back.
+        images: (N, C, H, W) float in [0, 1], or an image source.
+        labels: (N,) int64; None with a source.
+        threat: what the attacks may do.
+        name, defence, data, class_names: for the record.
+        index: the examples' places in their data set, which key the random numbers; 0..N-1 by default.
+        monitor: shows progress.
+        judging: fields of ``Judging``: suite, budget, seed, batch_size, checks, curve, gallery.
+
+    Returns:
+        A record with ``robust_accuracy``, ``clean_accuracy``, intervals, ``verdict`` and ``outcomes``.
+
+    Raises:
+        InputError: images outside [0, 1], labels outside 0..K-1, unknown suite, and the like.
+    """
+    settings = Judging(**judging)  # type: ignore[arg-type]
+    names = tuple(class_names) if class_names is not None else _class_names(model, images)
+    state = dict(model.state_dict()) if isinstance(model, nn.Module) else {}
+    provenance = Provenance(
+        model=name or type(model).__name__,
+        model_digest=digest_tensors(state),
+        defence=defence,
+        data=data or (images.name if not isinstance(images, Tensor) else "tensors"),
+        data_digest=_digest(images, labels),
+        class_names=names,
+        machine=machine.describe(next((t.device for t in state.values()), "cpu")),
+        budget=settings.budget,
+    )
+    return settings.run(model, images, labels, index, threat, provenance, monitor=monitor)
+
+
+def _digest(images: Tensor | ImageSource, labels: Tensor | None) -> str:
+    if not isinstance(images, Tensor):
+        return images.digest()
+    named = {"images": images} | ({} if labels is None else {"labels": labels})
+    return digest_tensors(named)
+
+
+def _class_names(model: nn.Module, images: Tensor | ImageSource) -> tuple[str, ...]:
+    if not isinstance(images, Tensor):
+        return images.class_names
+    if not images.is_floating_point() or images.ndim != 4 or not len(images):
+        return ()  # refused with a reason when it is judged
+    with evaluating(model), torch.no_grad():
+        logits = model(images[:1])
+    return tuple(str(k) for k in range(logits.shape[-1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What to judge on what: the arguments of ``deconfound evaluate``.
+
+    Attributes:
+        target: run folder, ``model.safetensors``, or a model name.
+        weights: file of weights for a model name.
+        data: data set; the run's own by default.
+        norm, eps: threat model; the run's by default, else the data family's.
+        n: the first n test images; all by default. With ``sample``, n drawn with that seed.
+        mean, std: normalisation inside a model given by name.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    target: str
+    weights: str | None = None
+    data: str | None = None
+    norm: str | None = None
+    eps: float | str | None = None
+    n: int | None = None
+    sample: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    device: str = "auto"
+
+
+def evaluate_target(
+    target: Target,
+    judging: Judging | None = None,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    monitor: Monitor | None = None,
+) -> tuple[EvaluationRecord, Path | None]:
+    """Judge a run or a model by name; the record goes to ``out`` (for a run, into its folder by default).
+
+    Progress goes to ``OUT.journal``; the same call resumes from it.
+
+    Raises:
+        InputError: bad input, before anything is written.
+    """
+    judging = judging or Judging()
+    suite(judging.suite, ThreatModel())  # an unknown suite is refused before anything is loaded
+    device = _device(target.device)
+    is_run = Path(target.target).exists()
+    loaded = load_run(target.target) if is_run else None
+    name = target.data or (loaded.recipe.data if loaded and loaded.recipe else None)
+    if loaded is not None and target.data is None and Path(target.target).is_dir():
+        name = _data_of_run(Path(target.target))
+    require(name is not None, "data", None, "a data set (--data): only runs know theirs")
+    assert name is not None
+    threat = _threat_early(target, loaded)
+    images = load_data(name, size=loaded.recipe.image_size if loaded and loaded.recipe else None)
+    test = images.test
+    require(test is not None, "data", name, "a data set with a test split")
+    assert test is not None
+    if loaded is None:
+        options = {key: value for key, value in (("mean", target.mean), ("std", target.std)) if value is not None}
+        loaded = load_foreign(target.target, target.weights, len(test.class_names), test.shape, options)
+    _check_fit(loaded, test, name)
+    family = family_of(name, test.shape, len(test.class_names))
+    threat = threat or _family_threat(target, family)
+    index = chosen(len(test), target.n, target.sample)
+    path = Path(out) if out is not None else _default_path(target, judging, threat)
+    record = _judge(loaded, test, index, threat, judging, path, overwrite, monitor, device)
+    return record, path
+
+
+def _judge(
+    loaded: Loaded,
+    test: ImageSource,
+    index: Tensor,
+    threat: ThreatModel,
+    judging: Judging,
+    path: Path | None,
+    overwrite: bool,
+    monitor: Monitor | None,
+    device: torch.device,
+) -> EvaluationRecord:
+    journal = None
+    if path is not None:
+        rule = "a new file; a finished record lies here (--overwrite replaces it)"
+        require(overwrite or not path.exists(), "out", str(path), rule)
+        notes = path.with_name(path.name + ".journal")
+        if overwrite and path.exists():
+            notes.unlink(missing_ok=True)
+        journal = JsonLines(notes)
+    provenance = _provenance(loaded, test, judging, device)
+    record = judging.run(loaded.model.to(device), test, None, index, threat, provenance, journal, monitor)
+    if path is not None and journal is not None:
+        write_text(path, record.to_json())
+        journal.path.unlink(missing_ok=True)
+    return record
+
+
+def chosen(count: int, n: int | None, sample: int | None) -> Tensor:
+    """Which of ``count`` examples: the first n, or n drawn with a seed and sorted.
+
+    >>> chosen(5, 3, None).tolist()
+    [0, 1, 2]
+    """
+    n = count if n is None else n
+    require(1 <= n <= count, "n", n, f"between 1 and the split's {count} images")
+    if sample is None:
+        return torch.arange(n)
+    require(sample >= 0, "sample", sample, "a seed of at least 0")
+    return torch.randperm(count, generator=torch.Generator().manual_seed(sample))[:n].sort().values
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError("device", name, f"auto, or a device of this machine ({str(error).splitlines()[0]})") from None
+    return device
+
+
+def _data_of_run(run: Path) -> str:
+    return str(read_spec(RunFolder(run).recipe)["data"])
+
+
+def _threat_early(target: Target, loaded: Loaded | None) -> ThreatModel | None:
+    """The threat model where no data family is needed for it; a malformed one is refused before data are loaded."""
+    norm = parse_norm(target.norm) if target.norm is not None else None
+    eps = parse_radius(target.eps) if target.eps is not None else None
+    if loaded is not None and loaded.recipe is not None:
+        recipe = loaded.recipe
+        norm = norm or recipe.norm
+        if eps is None:
+            eps = recipe.eps if norm == recipe.norm else family_radius(recipe.family, norm)
+    return ThreatModel(norm or "linf", eps) if eps is not None else None
+
+
+def _family_threat(target: Target, family: str) -> ThreatModel:
+    norm = target.norm or "linf"
+    return ThreatModel(norm, family_radius(family, norm))
+
+
+def _check_fit(loaded: Loaded, test: ImageSource, name: str) -> None:
+    if loaded.shape is not None and tuple(test.shape) != tuple(loaded.shape):
+        raise InputError(
+            "data", f"{name} with images {test.shape}", f"images {loaded.shape}, as the run was trained on"
+        )
+    if loaded.class_names is not None and loaded.class_names != tuple(test.class_names):
+        shown = f"{name} with {len(test.class_names)} classes {', '.join(test.class_names[:3])}..."
+        theirs = f"{len(loaded.class_names)} classes {', '.join(loaded.class_names[:3])}..."
+        raise InputError("data", shown, f"the classes that the run was trained on, {theirs}")
+
+
+def _default_path(target: Target, judging: Judging, threat: ThreatModel) -> Path | None:
+    if not Path(target.target).is_dir():
+        return None
+    radius = show_radius(threat.eps).replace("/", "-")
+    some = "" if target.n is None else f"-n{target.n}"
+    drawn = "" if target.sample is None else f"-sample{target.sample}"
+    seed = "" if judging.seed == 0 else f"-seed{judging.seed}"
+    return Path(target.target) / f"evaluate-{judging.suite}-{threat.norm}-{radius}{some}{drawn}{seed}.json"
+
+
+def _provenance(loaded: Loaded, test: ImageSource, judging: Judging, device: torch.device) -> Provenance:
+    recipe = loaded.recipe
+    training = {}
+    if recipe is not None:
+        keys = ("recipe", "objective", "model", "norm", "eps", "epochs", "batch_size", "seed", "precision")
+        training = {key: value for key, value in recipe.model_dump(mode="json").items() if key in keys}
+        training["recipe_digest"] = recipe.digest()
+    return Provenance(
+        model=loaded.name,
+        model_digest=loaded.digest,
+        defence=recipe.recipe if recipe else "",
+        data=test.name,
+        data_digest=test.digest(),
+        class_names=test.class_names,
+        machine=machine.describe(device),
+        budget=judging.budget,
+        training=training,
+    )

@@ -1,0 +1,72 @@
+"""The job behind ``deconfound list``: what there is, with a line on each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from deconfound.errors import unknown_name
+
+
+def _recipes() -> list[tuple[str, str]]:
+    from deconfound.recipes.resolve import about, names
+
+    return [(name, about(name)) for name in names()]
+
+
+def _models() -> list[tuple[str, str]]:
+    from deconfound import models
+
+    return [
+        *((name, models.about(name)) for name in models.names()),
+        ("timm:NAME", "any network of timm (extra: timm)"),
+        ("torchvision:NAME", "any classifier of torchvision (extra: torchvision)"),
+        ("MODULE:CALLABLE", "your own: a function that returns a torch.nn.Module"),
+    ]
+
+
+def _data() -> list[tuple[str, str]]:
+    return [
+        ("digits", "scikit-learn's bundled handwritten digits, 16x16; nothing to download"),
+        ("FOLDER", "images on disk: Hugging Face layout (parquet), or train/CLASS/*.png and test/CLASS/*.png"),
+        ("OWNER/NAME", "a data set of the Hugging Face hub, for example uoft-cs/cifar10"),
+        ("MODULE:CALLABLE", "your own: a function that returns {'train': (images, labels), 'test': ...}"),
+    ]
+
+
+def _attacks() -> list[tuple[str, str]]:
+    from deconfound.attacks import about, names
+
+    return [(name, about(name)) for name in names()]
+
+
+def _suites() -> list[tuple[str, str]]:
+    from deconfound.attacks import suites
+
+    return [(name, suites.about(name)) for name in suites.names()]
+
+
+def _objectives() -> list[tuple[str, str]]:
+    from deconfound.recipes.registry import OBJECTIVES
+
+    return [(name, entry.about) for name, entry in OBJECTIVES.items()]
+
+
+KINDS: Mapping[str, Callable[[], list[tuple[str, str]]]] = {
+    "recipes": _recipes,
+    "models": _models,
+    "data": _data,
+    "attacks": _attacks,
+    "suites": _suites,
+    "objectives": _objectives,
+}
+
+
+def listing(kind: str) -> list[tuple[str, str]]:
+    """Names of a kind with one line on each.
+
+    Raises:
+        InputError: no such kind.
+    """
+    if kind not in KINDS:
+        raise unknown_name("kind", kind, KINDS)
+    return KINDS[kind]()

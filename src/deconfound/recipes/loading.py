@@ -1,0 +1,87 @@
+"""Networks from runs, weight files and names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from deconfound import models
+from deconfound.errors import InputError
+from deconfound.recipes.schema import Recipe, validated
+from deconfound.store import RunFolder, read_weights
+from deconfound.store.weights import digest_tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A network in eval mode, and what its file says of it: recipe and class names (None for foreign weights)."""
+
+    model: nn.Module
+    name: str
+    digest: str
+    recipe: Recipe | None = None
+    class_names: tuple[str, ...] | None = None
+    shape: tuple[int, int, int] | None = None
+    metadata: Mapping[str, Any] | None = None
+
+
+def build_model(recipe: Recipe, classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """The network that a recipe names, with its normalisation inside."""
+    options = dict(recipe.model_options)
+    if recipe.normalisation is not None:
+        options |= {"mean": recipe.normalisation.mean, "std": recipe.normalisation.std}
+    return models.build(recipe.model, classes=classes, channels=shape[0], size=shape[1:], **options)
+
+
+def load(run: str | Path) -> nn.Module:
+    """The network of a run folder (or of its ``model.safetensors``), in eval mode.
+
+    Raises:
+        InputError: no run there, a damaged file, or weights that do not fit.
+    """
+    return load_run(run).model
+
+
+def load_run(run: str | Path) -> Loaded:
+    """Like ``load``, with recipe, class names and digest."""
+    path = Path(run)
+    file = RunFolder(path).model if path.is_dir() else path
+    if not file.is_file():
+        raise InputError("run", str(run), "a folder with model.safetensors, as train leaves it")
+    tensors, metadata = read_weights(file, "run")
+    if "recipe" not in metadata:
+        raise InputError("run", str(run), "weights written by train; for foreign ones give a model name and --weights")
+    recipe = validated(metadata["recipe"], str(file))
+    shape = tuple(metadata["shape"])
+    model = build_model(recipe, len(metadata["class_names"]), shape)
+    models.fit_state(model, tensors, str(file))
+    return Loaded(
+        model=model.eval(),
+        name=path.name or str(path),
+        digest=digest_tensors(tensors),
+        recipe=recipe,
+        class_names=tuple(metadata["class_names"]),
+        shape=shape,
+        metadata=metadata,
+    )
+
+
+def load_foreign(
+    name: str, weights: str | Path | None, classes: int, shape: tuple[int, int, int], options: Mapping[str, Any]
+) -> Loaded:
+    """A network by name with a file of weights.
+
+    Raises:
+        InputError: no weights given for one of our networks, unknown name, weights that do not fit.
+    """
+    model = models.build(name, classes=classes, channels=shape[0], size=shape[1:], **options)
+    if weights is not None:
+        models.fit_state(model, read_weights(weights)[0], str(weights))
+    elif ":" not in name or name.startswith(("timm:", "torchvision:")):
+        raise InputError("weights", None, f"a file of weights: {name!r} names a network, not a trained model")
+    digest = digest_tensors(dict(model.state_dict()))
+    return Loaded(model=model.eval(), name=name, digest=digest)

@@ -1,0 +1,46 @@
+"""Where a figure was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from deconfound.records import Machine
+
+_PACKAGES = ("deconfound", "torch", "lightning-fabric", "datasets", "safetensors", "numpy")
+
+
+def version(package: str) -> str:
+    """The installed version of a package."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def processor_name() -> str:
+    """The processor's model name, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return f"{named or platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def describe(device: torch.device | str = "cpu") -> Machine:
+    """Device, processor, threads and versions."""
+    device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    versions = {package: version(package) for package in _PACKAGES} | {"python": platform.python_version()}
+    return Machine(device=name, processor=processor_name(), threads=torch.get_num_threads(), versions=versions)
+
+
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that a launcher started (or the only one)."""
+    rank = next((os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), "0")
+    return rank == "0"

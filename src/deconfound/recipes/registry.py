@@ -1,0 +1,102 @@
+"""Names and what they mean: objectives with their settings and inner attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+from torch import nn
+
+from deconfound.attacks import FGSMRS, PGD
+from deconfound.attacks.losses import kl_to_reference
+from deconfound.core.protocols import Attack, Objective
+from deconfound.errors import InputError, unknown_name
+from deconfound.objectives import AdversarialTraining, Standard, Trades
+from deconfound.training.settings import Settings
+
+if TYPE_CHECKING:
+    from deconfound.recipes.schema import Recipe
+
+
+class ObjectiveSettings(Settings):
+    """Settings of an objective; ``name`` says which."""
+
+    name: str
+
+
+class TradesSettings(ObjectiveSettings):
+    """``beta`` weighs the KL term."""
+
+    beta: Annotated[float, Field(ge=0)] = 6.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An objective in the registry: its settings, how it is built, and whether it crafts adversarial examples."""
+
+    about: str
+    settings: type[ObjectiveSettings]
+    build: Callable[[nn.Module, Recipe], Objective]
+    adversarial: bool = True
+    stochastic: bool = False
+
+
+def inner_attack(recipe: Recipe, **changes: Any) -> Attack:
+    """The PGD that a recipe describes, as an inner maximiser: every point takes every step."""
+    return PGD(
+        recipe.threat,
+        steps=recipe.steps,
+        step_size=recipe.step_size,
+        keep="last",
+        mode=recipe.attack_mode,
+        **changes,
+    )
+
+
+def _pgd_at(model: nn.Module, recipe: Recipe) -> Objective:
+    return AdversarialTraining(model, inner_attack(recipe), warmup=recipe.eps_warmup)
+
+
+def _fgsm_rs(model: nn.Module, recipe: Recipe) -> Objective:
+    if recipe.steps != 1:
+        raise InputError("steps", recipe.steps, "1 for fgsm-rs, which takes a single step (pgd-at takes several)")
+    attack = FGSMRS(recipe.threat, step_size=recipe.step_size, keep="last", mode=recipe.attack_mode)
+    return AdversarialTraining(model, attack, warmup=recipe.eps_warmup)
+
+
+def _trades(model: nn.Module, recipe: Recipe) -> Objective:
+    attack = inner_attack(recipe, loss=kl_to_reference, start="gaussian")
+    settings = recipe.objective
+    assert isinstance(settings, TradesSettings)
+    return Trades(model, attack, beta=settings.beta, warmup=recipe.eps_warmup)
+
+
+OBJECTIVES: Mapping[str, Entry] = {
+    "standard": Entry(
+        "cross entropy on clean images", ObjectiveSettings, lambda model, _: Standard(model), adversarial=False
+    ),
+    "pgd-at": Entry("adversarial training on PGD images (Madry et al. 2018)", ObjectiveSettings, _pgd_at),
+    "fgsm-rs": Entry("adversarial training on one random-start step (Wong et al. 2020)", ObjectiveSettings, _fgsm_rs),
+    "trades": Entry("clean cross entropy plus a KL to PGD images (Zhang et al. 2019)", TradesSettings, _trades),
+}
+
+
+def objective_settings(value: Any) -> ObjectiveSettings:
+    """Settings from plain data such as ``{"name": "trades", "beta": 6}``.
+
+    Raises:
+        InputError: no name, or one that does not exist.
+    """
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise InputError("objective", value, "a name, or a mapping with a name")
+    name = value["name"]
+    if name not in OBJECTIVES:
+        raise unknown_name("objective", name, OBJECTIVES)
+    return OBJECTIVES[name].settings.model_validate(dict(value))
+
+
+def build_objective(model: nn.Module, recipe: Recipe) -> Objective:
+    """The objective that a recipe names, around a model."""
+    return OBJECTIVES[recipe.objective.name].build(model, recipe)

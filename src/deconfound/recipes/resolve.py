@@ -1,0 +1,139 @@
+"""From a recipe's name or file, a data family and the user's changes to a complete recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deconfound.core.threat import parse_norm, parse_radius
+from deconfound.errors import InputError, require, unknown_name
+from deconfound.recipes.schema import Recipe, validated
+
+Plain = dict[str, Any]
+
+
+@cache
+def _book(name: str) -> Mapping[str, Any]:
+    text = resources.files("deconfound.recipes").joinpath("book", f"{name}.yaml").read_text()
+    return dict(yaml.safe_load(text))
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """The recipes that come with the library, sorted."""
+    book = resources.files("deconfound.recipes").joinpath("book")
+    found = (entry.name.removesuffix(".yaml") for entry in book.iterdir() if entry.name.endswith(".yaml"))
+    return tuple(sorted(name for name in found if name != "families"))
+
+
+def about(name: str) -> str:
+    """One line on a recipe."""
+    return str(_book(name)["about"])
+
+
+def family_radius(family: str, norm: str) -> float:
+    """The family's usual radius for a norm, in [0, 1] pixels."""
+    return parse_radius(_book("families")[family]["radii"][parse_norm(norm)])
+
+
+def read_spec(spec: str | Path | Mapping[str, Any]) -> Plain:
+    """A recipe by name, YAML file or mapping, as plain data with at least the key ``recipe``.
+
+    Raises:
+        InputError: no such recipe or file (with the nearest name), or a file that is not a YAML mapping.
+    """
+    if isinstance(spec, Mapping):
+        data = dict(spec)
+    elif str(spec).endswith((".yaml", ".yml")):
+        data = _read_yaml(Path(spec))
+    else:
+        data = {"recipe": str(spec)}
+    name = data.get("recipe")
+    if not isinstance(name, str) or name not in names():
+        raise unknown_name("recipe", str(name), names())
+    return data
+
+
+def _read_yaml(path: Path) -> Plain:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError("recipe", str(path), f"a readable YAML file ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError("recipe", str(path), f"a valid YAML file ({' '.join(str(error).split())})") from None
+    require(isinstance(data, dict), "recipe", str(path), "a YAML mapping of keys to values")
+    return dict(data)
+
+
+def parse_changes(changes: Iterable[str] | Mapping[str, Any]) -> Plain:
+    """``key=value`` words (or a mapping of dotted keys) as nested plain data; values are read as YAML.
+
+    >>> parse_changes(["epochs=3", "objective.beta=2.5"])
+    {'epochs': 3, 'objective': {'beta': 2.5}}
+    """
+    pairs = changes.items() if isinstance(changes, Mapping) else [_split(word) for word in changes]
+    nested: Plain = {}
+    for key, value in pairs:
+        place = nested
+        *parents, last = key.split(".")
+        for parent in parents:
+            inner = place[parent] = _as_mapping(parent, place.get(parent, {}))
+            require(isinstance(inner, dict), "set", f"{key}={value}", f"either {parent} or keys below it, not both")
+            place = inner
+        place[last] = value
+    return nested
+
+
+def _split(word: str) -> tuple[str, Any]:
+    key, equals, value = word.partition("=")
+    require(bool(equals and key.strip()), "set", word, "key=value, for example epochs=10")
+    try:
+        return key.strip(), yaml.safe_load(value) if value.strip() else None
+    except yaml.YAMLError:
+        raise InputError("set", word, "key=value with a value in YAML") from None
+
+
+def merged(*layers: Mapping[str, Any]) -> Plain:
+    """Layers of plain data, later ones winning; mappings merge, an objective of another name replaces."""
+    result: Plain = {}
+    for layer in layers:
+        for key, value in layer.items():
+            before = _as_mapping(key, result.get(key))
+            value = _as_mapping(key, value)
+            both = isinstance(before, Mapping) and isinstance(value, Mapping)
+            if both and value.get("name", before.get("name")) == before.get("name"):
+                result[key] = merged(before, value)
+            else:
+                result[key] = value
+    return result
+
+
+def _as_mapping(key: str, value: Any) -> Any:
+    return {"name": value} if key == "objective" and isinstance(value, str) else value
+
+
+def resolve(spec: Mapping[str, Any], *, data: str, family: str, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """The complete recipe.
+
+    Later layers win: the family's settings, the recipe's, the recipe's for this family, the keys of the user's file,
+    the user's changes. The radius is the family's for the chosen norm where nobody names one.
+
+    Raises:
+        InputError: unknown family or key, wrong type or range; one line with the dotted key.
+    """
+    families = _book("families")
+    if family not in families:
+        raise unknown_name("family", family, families)
+    entry = _book(spec["recipe"])
+    special = entry.get("families", {}).get(family, {})
+    layers = [families[family]["settings"], entry.get("settings", {}), special.get("settings", {}), spec, changes or {}]
+    plain = merged(*layers)
+    plain["data"], plain["family"] = data, family
+    if plain.get("eps") is None:
+        plain["eps"] = family_radius(family, plain.get("norm", "linf"))
+    return validated(plain)

@@ -1,0 +1,136 @@
+"""A recipe: everything that decides the result of a training run, as names and numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError, field_validator
+
+from deconfound.core.threat import Norm, ThreatModel, parse_norm, parse_radius
+from deconfound.errors import InputError, unknown_name
+from deconfound.recipes.registry import ObjectiveSettings, objective_settings
+from deconfound.training.settings import LoopSettings, Settings
+
+Radius = Annotated[float, BeforeValidator(parse_radius)]
+Pixels = tuple[Annotated[float, Field(ge=-10, le=10)], ...]
+Spread = tuple[Annotated[float, Field(gt=0, le=10)], ...]
+
+
+class AugmentationSettings(Settings):
+    """Random crop after padding, horizontal flip, rotation up to so many degrees."""
+
+    crop: Annotated[int, Field(ge=0)] = 0
+    padding: Literal["zero", "reflect"] = "zero"
+    flip: bool = False
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+
+
+class Normalisation(Settings):
+    """Mean and standard deviation per channel (or one for all), applied inside the network."""
+
+    mean: Pixels
+    std: Spread
+
+
+class Recipe(LoopSettings):
+    """A validated, complete configuration of a training run.
+
+    ``eps, norm, steps, step_size, attack_mode`` describe the inner attack (``step_size`` null: 2.5 eps / steps); its
+    radius grows from 0 over the share ``eps_warmup`` of training. eps and norm are also the threat model that
+    ``evaluate`` takes for the run. Everything else is inherited from ``LoopSettings``.
+    """
+
+    recipe: str
+    data: str
+    family: str
+    model: str
+    objective: SerializeAsAny[ObjectiveSettings]
+    model_options: dict[str, Any] = {}
+    normalisation: Normalisation | None = None
+    image_size: Annotated[int, Field(ge=1)] | None = None
+    norm: Annotated[Norm, BeforeValidator(parse_norm)] = "linf"
+    eps: Radius
+    eps_warmup: Annotated[float, Field(ge=0, le=1)] = 0.0
+    steps: Annotated[int, Field(ge=1)] = 10
+    step_size: Radius | None = None
+    attack_mode: Literal["eval", "train"] = "eval"
+    augmentation: AugmentationSettings = AugmentationSettings()
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _objective_by_name(cls, value: Any) -> ObjectiveSettings:
+        if isinstance(value, ObjectiveSettings):
+            return value
+        return objective_settings({"name": value} if isinstance(value, str) else value)
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The threat model trained and, unless told otherwise, judged against."""
+        return ThreatModel(self.norm, self.eps)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result, as plain data: everything but where the data lies (its content is hashed apart)."""
+        return self.model_dump(mode="json", exclude={"data"})
+
+    def digest(self) -> str:
+        """SHA-256 of the sorted JSON of ``identity``."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        """The resolved recipe as a YAML file that trains the same run again."""
+        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+
+def validated(data: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """Make a recipe from plain data.
+
+    Raises:
+        InputError: an unknown key (with the nearest one), a wrong type or range; the line names the dotted key.
+    """
+    try:
+        return Recipe.model_validate(dict(data))
+    except ValidationError as error:
+        raise input_error(error, data, Recipe, source) from None
+
+
+def input_error(
+    error: ValidationError, data: Mapping[str, Any], model: type[BaseModel], source: str = ""
+) -> InputError:
+    """The first fault of a validation as one line."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
+    field = ".".join(path) or source
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return InputError(field if cause.field == "eps" else cause.field or field, cause.value, cause.rule)
+    if first["type"] == "extra_forbidden":
+        return unknown_name(f"{source}: key", field, _known_keys(model, path[:-1], data))
+    if first["type"] == "missing":
+        return InputError(f"{source}: {field}", None, "a value; this key is required")
+    rule = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return InputError(field, first.get("input"), rule[0].lower() + rule[1:])
+
+
+def _known_keys(model: type[BaseModel], path: list[str], data: Mapping[str, Any]) -> list[str]:
+    prefix = ".".join(path)
+    inner: Any = model
+    for part in path:
+        value = data.get(part) if isinstance(data, Mapping) else None
+        if part == "objective" and isinstance(value, Mapping):
+            inner = type(objective_settings({"name": value.get("name")}))
+        else:
+            inner = next(iter(_models_in(inner.model_fields[part].annotation)), None)
+        data = value if isinstance(value, Mapping) else {}
+        if inner is None:
+            return []
+    return [f"{prefix}.{name}" if prefix else name for name in inner.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in getattr(annotation, "__args__", ()) for found in _models_in(part)]

@@ -1,0 +1,231 @@
+"""The job behind ``deconfound train``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+from torch import nn
+
+from deconfound import models
+from deconfound.core.guards import seeded
+from deconfound.core.protocols import ImageSource, Monitor
+from deconfound.data import carve_validation
+from deconfound.data import load as load_data
+from deconfound.data.augment import build as build_augmentation
+from deconfound.errors import InputError
+from deconfound.recipes import machine
+from deconfound.recipes.loading import build_model
+from deconfound.recipes.registry import build_objective
+from deconfound.recipes.resolve import parse_changes, read_spec, resolve
+from deconfound.recipes.schema import Recipe, validated
+from deconfound.recipes.stopping import Stopped, stop_requests
+from deconfound.recipes.validation import validator
+from deconfound.records import TrainingRecord
+from deconfound.store import CheckpointFile, JsonLines, RunFolder, write_text, write_weights
+from deconfound.store.journal import TensorBoardMirror
+from deconfound.training import FitResult, Hooks, fit
+
+DEFAULT_DATA = "digits"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A finished training: the network in eval mode with the weights to keep, its record, and its folder if any."""
+
+    model: nn.Module
+    record: TrainingRecord
+    path: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Where to train: handed to Lightning Fabric as it is. ``torchrun`` and SLURM set it by the environment."""
+
+    devices: int | str = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    accelerator: str = "auto"
+    workers: int = 2
+
+    def fabric(self, precision: str) -> Fabric:
+        """The engine.
+
+        Raises:
+            InputError: a strategy that shards weights, or settings that Fabric refuses.
+        """
+        if any(word in self.strategy for word in ("fsdp", "deepspeed")):
+            rule = "auto, ddp or ddp_spawn; covariances, weight norms and folding need whole weights on each device"
+            raise InputError("strategy", self.strategy, rule)
+        try:
+            return Fabric(
+                accelerator=self.accelerator,
+                devices=self.devices,
+                num_nodes=self.num_nodes,
+                strategy=self.strategy,
+                precision=precision,  # type: ignore[arg-type]
+            )
+        except (ValueError, TypeError, RuntimeError, ImportError) as error:
+            shown = f"{self.accelerator} x {self.devices}"
+            raise InputError("devices", shown, f"settings that Fabric accepts ({error})") from None
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    data: str | None = None,
+    model: str | None = None,
+    out: str | Path | None = None,
+    changes: Iterable[str] | Mapping[str, Any] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    compute: Compute | None = None,
+    monitor: Monitor | None = None,
+    checkpoint_seconds: float = 30.0,
+) -> Trained:
+    """Train a recipe.
+
+    Args:
+        recipe: a name, a YAML file, or a mapping with the key ``recipe``.
+        data: data set; the recipe's own, else the bundled digits.
+        model: network in place of the recipe's.
+        out: run folder; None trains in memory and writes nothing.
+        changes: ``key=value`` words or a mapping of dotted keys, the last word on every setting.
+        resume: continue from ``out``'s checkpoint (from the beginning where there is none).
+        overwrite: replace the run in ``out``.
+        compute: devices and processes.
+        monitor: shows progress.
+        checkpoint_seconds: time between checkpoints; 0 saves after every step. It does not change the result.
+
+    Raises:
+        InputError: bad input, before anything is written.
+        Stopped: SIGTERM or SIGINT arrived; the state is saved.
+        FloatingPointError: the loss is not finite.
+    """
+    compute = compute or Compute()
+    spec = read_spec(recipe)
+    wanted = parse_changes(changes) | ({"model": model} if model else {})
+    name = data or wanted.get("data") or spec.get("data") or DEFAULT_DATA
+    draft = resolve(spec, data=name, family=_family(spec, wanted) or "generic", changes=wanted)
+    folder = RunFolder(out) if out is not None else None
+    if folder is not None and machine.is_first_process():
+        folder.check(resume=resume, overwrite=overwrite)
+    fabric = compute.fabric(draft.precision)
+    fabric.launch()
+    loaded = load_data(name, size=draft.image_size, workers=compute.workers)
+    family = _family(spec, wanted) or loaded.family
+    resolved = resolve(spec, data=name, family=family, changes=wanted)
+    if loaded.train is None:
+        raise InputError("data", name, "a data set with a train split")
+    task = _Task(resolved, loaded.train, loaded.class_names, loaded.shape, fabric)
+    if folder is not None and fabric.is_global_zero:
+        _open(folder, resolved, resume=resume, overwrite=overwrite)
+    fabric.barrier()
+    return task.run(folder, Hooks(monitor=monitor, checkpoint_seconds=checkpoint_seconds))
+
+
+def _family(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> str | None:
+    return changes.get("family") or spec.get("family")
+
+
+def _open(folder: RunFolder, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+    if resume and folder.exists():
+        before = validated(read_spec(folder.recipe), str(folder.recipe))
+        old, new = before.identity(), recipe.identity()
+        other = [key for key in new if old.get(key) != new[key]]
+        if other:
+            shown = ", ".join(f"{key}={new[key]}" for key in other)
+            ours = ", ".join(f"{key}={old.get(key)}" for key in other)
+            raise InputError("resume", shown, f"the recipe that the run was started with: {ours}")
+        return
+    folder.prepare(overwrite=overwrite)
+    write_text(folder.recipe, recipe.to_yaml())
+
+
+class _Task:
+    def __init__(
+        self,
+        recipe: Recipe,
+        source: ImageSource,
+        class_names: tuple[str, ...],
+        shape: tuple[int, int, int],
+        fabric: Fabric,
+    ) -> None:
+        self.recipe, self.fabric, self.class_names, self.shape = recipe, fabric, class_names, shape
+        self.data_digest = source.digest()
+        self.data_name = source.name
+        self.source, self.validation = source, None
+        if recipe.selection.size:
+            self.source, self.validation = carve_validation(source, recipe.selection.size, recipe.seed)
+        if recipe.batch_size % fabric.world_size:
+            rule = f"a multiple of the number of processes, {fabric.world_size}"
+            raise InputError("batch_size", recipe.batch_size, rule)
+        with seeded(recipe.seed):  # initial weights
+            self.model = build_model(recipe, len(class_names), shape)
+        self.augmentation = build_augmentation(**recipe.augmentation.model_dump())
+        self.objective = build_objective(self.model, recipe)
+
+    def run(self, folder: RunFolder | None, hooks: Hooks) -> Trained:
+        journal = None
+        if folder is not None:
+            if self.fabric.is_global_zero:
+                journal = TensorBoardMirror(JsonLines(folder.metrics), folder.tensorboard)
+            hooks = replace(hooks, journal=journal, checkpointer=CheckpointFile(folder.path, self.recipe.digest()))
+        if self.validation is not None:
+            hooks = replace(hooks, validate=validator(self.recipe, self.validation, self.fabric))
+        with stop_requests() as requested:
+            hooks = replace(hooks, augmentation=self.augmentation, should_stop=lambda: bool(requested()))
+            result = fit(self.objective, self.source, self.recipe, self.fabric, hooks)
+            if journal is not None:
+                journal.close()
+            if result.stopped:
+                where = f"; continue with --resume (--out {folder.path})" if folder else ""
+                raise Stopped(requested(), f"stopped in epoch {result.epochs_run + 1}{where}")
+        models.fit_state(self.model, result.model, "training result")
+        record = self._record(result)
+        if folder is not None and self.fabric.is_global_zero:
+            self._write(folder, result, record)
+        return Trained(model=self.model.eval(), record=record, path=folder.path if folder else None)
+
+    def _record(self, result: FitResult) -> TrainingRecord:
+        row = result.history[result.selected_epoch] if result.selected_epoch is not None and result.history else {}
+        return TrainingRecord(
+            recipe=self.recipe.model_dump(mode="json"),
+            recipe_digest=self.recipe.digest(),
+            data=self.data_name,
+            data_digest=self.data_digest,
+            class_names=self.class_names,
+            seed=self.recipe.seed,
+            epochs_run=result.epochs_run,
+            selected_epoch=result.selected_epoch,
+            selection=self.recipe.selection.keep,
+            validation={key: value for key, value in row.items() if key.startswith("validation_")},
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            seconds=result.seconds,
+            images_per_second=result.images_per_second,
+            resumed=result.resumed,
+            warnings=result.warnings,
+            history=result.history,
+            machine=machine.describe(self.fabric.device),
+        )
+
+    def _write(self, folder: RunFolder, result: FitResult, record: TrainingRecord) -> None:
+        metadata = {
+            "class_names": self.class_names,
+            "data_digest": self.data_digest,
+            "normalisation": self.recipe.normalisation.model_dump() if self.recipe.normalisation else None,
+            "recipe": self.recipe.identity() | {"data": self.data_name},
+            "recipe_digest": self.recipe.digest(),
+            "shape": self.shape,
+        }
+        players = {
+            f"{name}/{key}": tensor
+            for name, player in self.objective.players().items()
+            for key, tensor in player.state_dict().items()
+        }
+        write_weights(folder.players, players, metadata)
+        write_weights(folder.model, result.model, metadata)
+        write_text(folder.record, record.to_json())

@@ -1,0 +1,54 @@
+"""What selects weights during training: accuracy on the validation split, clean and under PGD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from deconfound.attacks import PGD
+from deconfound.core.guards import evaluating
+from deconfound.core.protocols import ImageSource
+from deconfound.core.streams import Streams
+from deconfound.recipes.registry import OBJECTIVES
+from deconfound.recipes.schema import Recipe
+from deconfound.training.distributed import all_reduce
+
+# Images per validation batch; the result does not depend on it.
+BATCH = 500
+
+
+def validator(recipe: Recipe, source: ImageSource, fabric: Fabric) -> Callable[[nn.Module], dict[str, float]]:
+    """A function of the network that returns ``validation_clean`` and, where it means something, ``validation_robust``.
+
+    Robust is under the recipe's threat model, PGD of ``selection.steps`` steps with fixed streams, for objectives with
+    adversarial examples on deterministic networks: elsewhere it would select for masking. Each process judges its
+    share of the images; the counts are summed.
+    """
+    entry = OBJECTIVES[recipe.objective.name]
+    attack = None
+    if entry.adversarial and not entry.stochastic:
+        attack = PGD(recipe.threat, steps=recipe.selection.steps)
+    mine = torch.arange(len(source))[fabric.global_rank :: fabric.world_size]
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        counts = torch.zeros(3, dtype=torch.float64, device=fabric.device)
+        with evaluating(model), torch.no_grad(), fabric.autocast():
+            for batch in source.batches(mine.split(BATCH), fabric.device):
+                images = batch.images.double() if recipe.precision == "64-true" else batch.images
+                right = model(images).argmax(dim=1) == batch.labels
+                counts[0] += len(images)
+                counts[1] += right.sum()
+                if attack is not None:
+                    streams = Streams(recipe.seed, batch.index).fold("validation")
+                    adversarial = attack(model, images, batch.labels, streams)
+                    counts[2] += (right & (model(adversarial).argmax(dim=1) == batch.labels)).sum()
+        if fabric.world_size > 1:
+            counts = all_reduce(fabric, counts, "sum")
+        n, clean, robust = counts.tolist()
+        found = {"validation_clean": clean / n}
+        return found | ({"validation_robust": robust / n} if attack is not None else {})
+
+    return validate

@@ -1,0 +1,214 @@
+"""Frozen result records: what a run found, as versioned JSON. Nothing here needs a tensor library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from deconfound.errors import InputError
+
+SCHEMA_VERSION = 1
+
+Interval = tuple[float, float]
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, no unknown fields, JSON in and out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Threat(Record):
+    """Norm, radius in [0, 1] pixels, and pixel range."""
+
+    norm: str
+    eps: float
+    box: tuple[float, float] = (0.0, 1.0)
+
+
+class Check(Record):
+    """One test of trust: its measured figure against its threshold; ``passed`` is None where it was not run."""
+
+    name: str
+    measured: float | str | None
+    threshold: float | str | None
+    passed: bool | None
+    note: str = ""
+
+
+class Verdict(Record):
+    """Whether the robust accuracy can be believed, and why not."""
+
+    reliable: bool
+    reasons: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
+
+
+class AttackResult(Record):
+    """One attack of a suite: its settings, how many examples it was given, how many were left, and what it cost.
+
+    ``forwards`` and ``backwards`` count images, not calls.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    attacked: int
+    survivors: int
+    seconds: float
+    forwards: int
+    backwards: int
+
+
+class Outcome(Record):
+    """One example: its index in the data set, clean prediction, the first attack that broke it, and the distance.
+
+    ``broken_by`` is ``"clean"`` where the clean image is misclassified, None where nothing broke it; ``adversarial``
+    is the prediction on the adversarial image.
+    """
+
+    index: int
+    label: int
+    prediction: int
+    broken_by: str | None
+    distance: float | None
+    adversarial: int | None = None
+
+
+class CurvePoint(Record):
+    """Accuracy at one radius under one attack, on n examples."""
+
+    eps: float
+    accuracy: float
+    interval: Interval
+    n: int
+    attack: str
+
+
+class Picture(Record):
+    """One example for the gallery: base64 PNGs of clean image, perturbation (x10 around grey) and adversarial image."""
+
+    index: int
+    label: int
+    prediction: int
+    adversarial: int
+    attack: str
+    distance: float
+    clean_png: str
+    perturbation_png: str
+    adversarial_png: str
+
+
+class Machine(Record):
+    """Where a figure was measured."""
+
+    device: str
+    processor: str
+    threads: int
+    versions: dict[str, str]
+
+
+class VersionedRecord(Record):
+    """A record that is written to a file of its own."""
+
+    schema_version: int = SCHEMA_VERSION
+    kind: str
+    expected_kind: ClassVar[str] = ""
+
+    def to_json(self) -> str:
+        """Indented JSON with a final newline."""
+        return self.model_dump_json(indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str = "record") -> Self:
+        """Read a record.
+
+        Raises:
+            InputError: not JSON, another kind of record, a newer schema, missing or unknown fields.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise InputError(source, f"unreadable JSON ({error})", f"a JSON {cls.expected_kind} record") from None
+        if not isinstance(data, dict) or data.get("kind") != cls.expected_kind:
+            found = data.get("kind") if isinstance(data, dict) else type(data).__name__
+            raise InputError(source, found, f"a record of kind {cls.expected_kind!r}")
+        version = data.get("schema_version")
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise InputError(f"{source}: schema_version", version, f"at most {SCHEMA_VERSION}; update deconfound")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise InputError(f"{source}: {field}", first.get("input"), first["msg"]) from None
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read a record from a file."""
+        try:
+            text = Path(path).read_bytes()
+        except OSError as error:
+            raise InputError("record", str(path), f"a readable file ({error.strerror})") from None
+        return cls.from_json(text, str(path))
+
+
+class TrainingRecord(VersionedRecord):
+    """How a model came to be."""
+
+    expected_kind: ClassVar[str] = "training"
+    kind: str = "training"
+    recipe: dict[str, Any]
+    recipe_digest: str
+    data: str
+    data_digest: str
+    class_names: tuple[str, ...]
+    seed: int
+    epochs_run: int
+    selected_epoch: int | None
+    selection: str
+    validation: dict[str, float] = {}
+    parameters: int
+    seconds: float
+    images_per_second: float
+    resumed: int = 0
+    warnings: tuple[str, ...] = ()
+    history: tuple[dict[str, float], ...] = ()
+    machine: Machine
+
+
+class EvaluationRecord(VersionedRecord):
+    """What a model withstood. Accuracies are shares in [0, 1]; intervals are 95 % Wilson intervals."""
+
+    expected_kind: ClassVar[str] = "evaluation"
+    kind: str = "evaluation"
+    model: str
+    model_digest: str
+    defence: str = ""
+    data: str
+    data_digest: str
+    class_names: tuple[str, ...]
+    threat: Threat
+    suite: str
+    budget: str = "normal"
+    n: int
+    seed: int
+    clean_accuracy: float
+    clean_interval: Interval
+    robust_accuracy: float
+    robust_interval: Interval
+    verdict: Verdict
+    attacks: tuple[AttackResult, ...]
+    outcomes: tuple[Outcome, ...]
+    curve: tuple[CurvePoint, ...] = ()
+    gallery: tuple[Picture, ...] = ()
+    forwards: int
+    backwards: int
+    seconds: float
+    cpu_seconds: float
+    precision: str = "32-true"
+    machine: Machine
+    training: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,236 @@
+"""One self-contained HTML page from records: no network, no other file, readable without scripts and on paper."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from deconfound.errors import require
+from deconfound.records import EvaluationRecord, Picture, TrainingRecord
+from deconfound.reporting import text
+from deconfound.reporting.figures import curve_figure, history_keys, survivors_figure, svg, training_figure
+from deconfound.reporting.summary import groups, summarise
+from deconfound.reporting.tables import ordered
+
+# Base64 letters of pictures in one page; with five models of eight pictures it stays well below a megabyte.
+PICTURE_BUDGET = 500_000
+
+# Larger pictures are photographs and drawn smoothly; smaller ones show their pixels.
+PIXELATED_BELOW = 128
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def render(
+    evaluations: Sequence[EvaluationRecord],
+    trainings: Sequence[TrainingRecord] = (),
+    title: str = "Robustness report",
+) -> str:
+    """The page as text; the same records give the same text.
+
+    Every string from a record is escaped. A content security policy in the page forbids any request and any script but
+    its own.
+
+    Args:
+        evaluations: at least one.
+        trainings: how the models came to be, if known.
+        title: of the page.
+
+    Raises:
+        InputError: no evaluations.
+    """
+    require(len(evaluations) > 0, "evaluations", len(evaluations), "at least one evaluation record")
+    records = ordered(evaluations)
+    names = text.labels(records)
+    environment = _environment()
+    script = _source("report.js")
+    return environment.get_template("report.html.j2").render(
+        title=text.clean(title),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        styles=Markup(_source("report.css")),
+        dark=Markup(_source("dark.css")),
+        summary=summarise(records, trainings),
+        comparable=len(groups(records)) == 1,
+        models=[
+            _model(i, name, brief, record, len(records))
+            for i, (name, brief, record) in enumerate(zip(names, text.shortened(names, 48), records, strict=True), 1)
+        ],
+        curves=_curves(records, names),
+        trainings=[
+            _training(i, n, t)
+            for i, (n, t) in enumerate(zip(text.training_labels(trainings), trainings, strict=True), 1)
+        ],
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("deconfound.reporting", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "percent": text.percent,
+        "value": text.value_text,
+        "interval": lambda ends: text.interval(*ends),
+        "settings": text.settings_text,
+        "clean": text.clean,
+        "duration": text.duration,
+        "state": text.check_state,
+        "unbroken": text.unbroken,
+    }
+    return environment
+
+
+def _source(name: str) -> str:
+    environment = _environment()
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _model(number: int, name: str, brief: str, record: EvaluationRecord, models: int) -> dict[str, Any]:
+    pictures, left_out = _pictures(record, PICTURE_BUDGET // models)
+    low, high = record.robust_interval
+    return {
+        "id": f"model-{number}",
+        "name": name,
+        "brief": brief,
+        "record": record,
+        "threat": text.threat_text(record.threat),
+        "suite": text.suite_text(record),
+        "clean_interval": text.interval(*record.clean_interval),
+        "robust_interval": text.interval(low, high),
+        "verdict": text.verdict_text(record.verdict),
+        "unchecked": sum(check.passed is None for check in record.verdict.checks),
+        "bar": _bar(record.robust_accuracy, low, high),
+        "survivors": Markup(_survivors(number, name, record)),
+        "pictures": pictures,
+        "left_out": left_out,
+        "classes": _classes(record.class_names),
+        "machine": text.machine_text(record.machine),
+    }
+
+
+def _bar(share: float, low: float, high: float) -> dict[str, str] | None:
+    if not all(math.isfinite(value) for value in (share, low, high)):
+        return None
+    return {"low": f"{100 * low:.1f}", "width": f"{max(100 * (high - low), 0.5):.1f}", "at": f"{100 * share:.1f}"}
+
+
+def _classes(names: Sequence[str]) -> str:
+    shown = [text.class_name(names, label) for label in range(min(len(names), 20))]
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return f"{text.count(len(names), 'class', 'classes')}: {', '.join(shown)}{more}"
+
+
+def _survivors(number: int, name: str, record: EvaluationRecord) -> str:
+    words = ", ".join(f"{text.clean(a.name)} {a.survivors} of {a.attacked}" for a in record.attacks)
+    title = f"Survivors per attack, {name}"
+    return svg(
+        survivors_figure(record), f"survivors-{number}", title, f"Left after each attack: {words or 'no attack'}"
+    )
+
+
+def _curves(records: Sequence[EvaluationRecord], names: Sequence[str]) -> list[dict[str, Any]]:
+    figures = []
+    pairs = list(zip(records, names, strict=True))
+    axes = dict.fromkeys((record.data, record.threat.norm) for record in records if record.curve)
+    for place, (data, norm) in enumerate(axes, 1):
+        members = [(r, name) for r, name in pairs if r.curve and (r.data, r.threat.norm) == (data, norm)]
+        drawn = [record for record, _ in members]
+        figure = curve_figure(drawn, [name for _, name in members])
+        words = "; ".join(
+            f"{name}: " + ", ".join(f"{text.percent(p.accuracy)} at {text.radius(p.eps)}" for p in record.curve)
+            for record, name in members
+        )
+        points = [point for record in drawn for point in record.curve]
+        sizes = sorted({point.n for point in points})
+        figures.append(
+            {
+                "svg": Markup(
+                    svg(figure, f"curve-{place}", f"Accuracy against radius, {text.clean(f'{data}, {norm}')}", words)
+                ),
+                "norm": text.clean(norm),
+                "data": text.clean(data),
+                "attacks": text.listing(list(dict.fromkeys(text.clean(point.attack) for point in points))),
+                "n": str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
+                "members": [{"name": name, "record": record} for record, name in members],
+            }
+        )
+    return figures
+
+
+def _training(number: int, name: str, training: TrainingRecord) -> dict[str, Any]:
+    drawn = any(history_keys(training))
+    words = f"Loss and accuracy over {text.count(training.epochs_run, 'epoch')}"
+    figure = svg(training_figure(training), f"training-{number}", f"Training of {name}", words) if drawn else ""
+    return {
+        "id": f"training-of-{number}",
+        "name": name,
+        "record": training,
+        "svg": Markup(figure),
+        "machine": text.machine_text(training.machine),
+    }
+
+
+def _pictures(record: EvaluationRecord, budget: int) -> tuple[list[dict[str, Any]], int]:
+    """The pictures that fit the budget, always the first, and how many were left out."""
+    shown: list[dict[str, Any]] = []
+    spent = 0
+    for picture in record.gallery:
+        spent += len(picture.clean_png) + len(picture.perturbation_png) + len(picture.adversarial_png)
+        if shown and spent > budget:
+            break
+        shown.append(_picture(picture, record.class_names))
+    return shown, len(record.gallery) - len(shown)
+
+
+def _picture(picture: Picture, names: Sequence[str]) -> dict[str, Any]:
+    label, before, after = (text.class_name(names, i) for i in (picture.label, picture.prediction, picture.adversarial))
+    return {
+        "index": picture.index,
+        "label": label,
+        "attack": text.clean(picture.attack),
+        "distance": text.value_text(picture.distance),
+        "panels": [
+            _panel("clean", picture.clean_png, before, f"Image {picture.index}, a {label}, predicted {before}"),
+            _panel("change x10", picture.perturbation_png, "", f"Perturbation of image {picture.index}, times ten"),
+            _panel("adversarial", picture.adversarial_png, after, f"Image {picture.index} attacked, predicted {after}"),
+        ],
+    }
+
+
+def _panel(kind: str, encoded: str, prediction: str, alt: str) -> dict[str, Any]:
+    width, height = png_size(encoded)
+    small = max(width, height) < PIXELATED_BELOW
+    return {
+        "kind": kind, "png": encoded if width else "", "prediction": prediction, "alt": alt,
+        "width": width, "height": height, "small": small,
+    }  # fmt: skip
+
+
+def png_size(encoded: str) -> tuple[int, int]:
+    """Width and height of a base64 PNG, or (0, 0) where it is none."""
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        return 0, 0
+    if len(data) < 24 or not data.startswith(_PNG) or data[12:16] != b"IHDR":
+        return 0, 0
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
+__all__ = ["PICTURE_BUDGET", "png_size", "render"]

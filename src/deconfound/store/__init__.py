@@ -1,0 +1,30 @@
+"""Run folders, checkpoints, weights and journals: the only writer. Every write is atomic."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deconfound.store.atomic import write_bytes, write_text
+    from deconfound.store.checkpoint import CheckpointFile
+    from deconfound.store.journal import JsonLines
+    from deconfound.store.run import RunFolder
+    from deconfound.store.weights import read_weights, write_weights
+
+_HOME = {
+    "CheckpointFile": "checkpoint",
+    "JsonLines": "journal",
+    "RunFolder": "run",
+    "read_weights": "weights",
+    "write_bytes": "atomic",
+    "write_text": "atomic",
+    "write_weights": "weights",
+}
+__all__ = ["CheckpointFile", "JsonLines", "RunFolder", "read_weights", "write_bytes", "write_text", "write_weights"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,60 @@
+"""Keeping processes equal: players stay raw modules, what differs is averaged after each step.
+
+A wrapped module would leave ranks with different weights as soon as a loss reached the raw one, so gradients of the
+stepping player are averaged here, in one message, and BatchNorm statistics (and other floating buffers) after them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+
+def all_reduce(fabric: Fabric, tensor: Tensor, operation: str = "mean") -> Tensor:
+    """The mean or sum of a tensor over processes."""
+    return cast(Tensor, fabric.all_reduce(tensor, reduce_op=operation))
+
+
+def _average(fabric: Fabric, tensors: Sequence[Tensor]) -> None:
+    for dtype in sorted({tensor.dtype for tensor in tensors}, key=str):
+        same = [tensor for tensor in tensors if tensor.dtype == dtype]
+        mean = all_reduce(fabric, torch.cat([tensor.flatten() for tensor in same]))
+        for tensor, part in zip(same, mean.split([tensor.numel() for tensor in same]), strict=True):
+            tensor.copy_(part.view(tensor.shape))
+
+
+@torch.no_grad()
+def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over processes. A parameter without one is passed over, as optimisers do."""
+    if fabric.world_size > 1:
+        _average(fabric, [p.grad for p in parameters if p.grad is not None])
+
+
+@torch.no_grad()
+def average_buffers(fabric: Fabric, modules: Iterable[nn.Module]) -> None:
+    """Replace each floating buffer by its mean over processes; equal batches make running means exact."""
+    if fabric.world_size == 1:
+        return
+    found = {id(b): b for module in modules for b in module.buffers() if b.is_floating_point()}
+    if found:
+        _average(fabric, list(found.values()))
+
+
+def agreed(fabric: Fabric, flag: bool) -> bool:
+    """True on every process as soon as the flag is set on one."""
+    if fabric.world_size == 1:
+        return flag
+    return bool(all_reduce(fabric, torch.tensor(float(flag), device=fabric.device), "sum") > 0)
+
+
+def same_everywhere(fabric: Fabric, modules: Iterable[nn.Module]) -> None:
+    """Start every process from the first one's weights and buffers."""
+    if fabric.world_size == 1:
+        return
+    for module in modules:
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.data.copy_(fabric.broadcast(tensor.data, src=0))
