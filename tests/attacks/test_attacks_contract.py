@@ -32,18 +32,18 @@ def build(name, threat, **settings):
 def small_net(classes=4, channels=2, seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Conv2d(channels, 6, 3, padding=1),
-        nn.BatchNorm2d(6),
+        nn.Conv2d(channels, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
         nn.Tanh(),
         nn.Dropout(0.3),
         nn.Flatten(),
-        nn.Linear(6 * 36, classes),
+        nn.Linear(4 * 25, classes),
     ).double()
 
 
-def examples(count=24, channels=2, seed=1):
+def examples(count=16, channels=2, seed=1):
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(count, channels, 6, 6, generator=generator, dtype=torch.float64)
+    return torch.rand(count, channels, 5, 5, generator=generator, dtype=torch.float64)
 
 
 def labelled(model, images, wrong=6):
@@ -95,7 +95,7 @@ def test_output_lies_inside_the_threat_model(name, norm, keep):
 @everything
 def test_radius_zero_returns_the_input_without_asking_the_model(name, norm, keep):
     images = examples()
-    found = build(name, ThreatModel(norm, 0), keep=keep)(None, images, torch.zeros(24, dtype=torch.int64))
+    found = build(name, ThreatModel(norm, 0), keep=keep)(None, images, torch.zeros(16, dtype=torch.int64))
     assert torch.equal(found, images)
     assert found.data_ptr() != images.data_ptr()
 
@@ -103,7 +103,7 @@ def test_radius_zero_returns_the_input_without_asking_the_model(name, norm, keep
 @everything
 def test_an_empty_batch_comes_back_empty(name, norm, keep):
     attack = build(name, ThreatModel(norm, NORMS[norm]), keep=keep)
-    assert attack(small_net(), examples()[:0], torch.zeros(0, dtype=torch.int64)).shape == (0, 2, 6, 6)
+    assert attack(small_net(), examples()[:0], torch.zeros(0, dtype=torch.int64)).shape == (0, 2, 5, 5)
 
 
 @pytest.mark.parametrize("norm", list(NORMS))
@@ -128,7 +128,7 @@ def test_model_and_random_state_are_left_as_found(name, norm, keep, training):
     model[0].eval()
     model[0].bias.requires_grad_(False)
     model[5].weight.grad = torch.ones_like(model[5].weight)
-    labels = torch.zeros(24, dtype=torch.int64)
+    labels = torch.zeros(16, dtype=torch.int64)
     before = [module.training for module in model.modules()]
     buffers = {key: value.clone() for key, value in model.state_dict().items()}
     state, originals = torch.random.get_rng_state(), images.clone()
@@ -153,7 +153,7 @@ def test_an_error_inside_the_model_leaves_everything_as_found(name, norm, keep, 
     if keep == "last":
         at = model.left = min(at, attack.settings()["steps"])  # that many forwards there are
     with pytest.raises(RuntimeError, match="planted"):
-        attack(model, examples(), torch.zeros(24, dtype=torch.int64))
+        attack(model, examples(), torch.zeros(16, dtype=torch.int64))
     assert all(module.training for module in model.modules())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -169,7 +169,7 @@ def test_works_the_same_for_callers_without_gradients(name, norm, keep, caller):
     attack = build(name, ThreatModel(norm, NORMS[norm]), keep=keep)
     expected = attack(model, images, labels)
     with caller():
-        found = attack(model, images.clone(), labels.clone(), Streams(0, range(24)))  # clones are inference tensors
+        found = attack(model, images.clone(), labels.clone(), Streams(0, range(16)))  # clones are inference tensors
         assert not torch.is_grad_enabled()
     assert torch.equal(found, expected)
     assert not found.is_inference()
@@ -207,7 +207,7 @@ def test_float64_results_do_not_depend_on_batch_size_or_order(name, norm, keep, 
 def test_keep_last_costs_its_steps_and_no_forward_more(name):
     model = Counting(small_net())
     attack = build(name, ThreatModel("linf", 0.1), keep="last")
-    attack(model, examples(), torch.zeros(24, dtype=torch.int64))
+    attack(model, examples(), torch.zeros(16, dtype=torch.int64))
     assert model.calls == attack.settings()["steps"]
 
 
@@ -242,7 +242,7 @@ def test_a_model_of_nan_and_infinity_counts_as_wrong_and_harms_nothing(name):
             return torch.stack([pixel.sum(1), torch.where(pixel[:, 0] > 0.5, torch.nan, -10.0) * pixel[:, 1]], dim=1)
 
     images, threat = examples(), ThreatModel("linf", 0.1)
-    labels = torch.zeros(24, dtype=torch.int64)
+    labels = torch.zeros(16, dtype=torch.int64)
     silent = images[:, 0, 0, 0] > 0.5
     assert torch.equal(build(name, threat)(Poisoned(), images, labels)[silent], images[silent])
     found = build(name, threat, keep="last")(Poisoned(), images, labels)
@@ -256,7 +256,7 @@ def test_a_model_without_input_gradient_is_attacked_in_vain_not_in_error(name):
             return torch.stack([images.mean((1, 2, 3)), torch.zeros(len(images), dtype=images.dtype)], dim=1)
 
     images = examples()
-    found = build(name, ThreatModel("linf", 0.1))(steps, images, torch.zeros(24, dtype=torch.int64))
+    found = build(name, ThreatModel("linf", 0.1))(steps, images, torch.zeros(16, dtype=torch.int64))
     assert torch.equal(found, images)
 
 
@@ -278,7 +278,7 @@ def test_settings_are_json_and_at_changes_nothing_but_the_threat_model(name):
 @every_attack
 def test_a_wrong_call_is_an_input_error_and_costs_no_forward(name):
     attack, images = build(name, ThreatModel("linf", 0.1)), examples()
-    labels = torch.zeros(24, dtype=torch.int64)
+    labels = torch.zeros(16, dtype=torch.int64)
     for wrong in (
         (images.to(torch.bfloat16), labels),
         (images.mul(255).to(torch.uint8), labels),

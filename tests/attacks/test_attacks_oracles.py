@@ -229,3 +229,24 @@ def test_saturated_gradients_still_make_full_steps_in_l2():
     threat = ThreatModel("l2", 0.4)
     found = PGD(threat, steps=10, keep="last", loss=margin)(faint, images, labels)
     torch.testing.assert_close(threat.distance(found, images), torch.full((3,), 0.4), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", list(EPS))
+@pytest.mark.parametrize("keep", ["first_adversarial", "last"])
+def test_a_gradient_that_is_not_finite_counts_as_zero_and_the_other_pixels_still_move(norm, keep):
+    """The root of a black pixel has gradient infinity, its product with 0 NaN."""
+    model, _ = linear()
+
+    def rooted(images):
+        return model(images) + torch.stack([images[:, 0, 0, 0].sqrt() * 0, images[:, 0, 3, 3].sqrt()], dim=1)
+
+    images, labels = interior(), torch.zeros(20, dtype=torch.int64)
+    images[:, 0, 0, 0] = images[:, 0, 3, 3] = 0
+    with torch.no_grad():
+        model[1].bias[1] -= margins(rooted, images, labels).amax() + 1e-3
+    assert (margins(rooted, images, labels) < 0).all()
+    threat = ThreatModel(norm, EPS[norm])
+    found = PGD(threat, steps=10, start="none", keep=keep)(rooted, images, labels)
+    assert threat.contains(found, images).all()
+    assert (found[:, 0, 0, 0] == 0).all()
+    assert (margins(rooted, found, labels) > margins(rooted, images, labels)).any()

@@ -139,12 +139,11 @@ def test_lazy_exports_exist():
 
 
 def mnist(shared, count):
-    datasets = pytest.importorskip("datasets")
+    parquet = pytest.importorskip("pyarrow.parquet")
     from PIL import Image
 
     (path,) = sorted((shared / "data" / "mnist").rglob("*test*.parquet"))
-    table = datasets.Dataset.from_parquet(str(path), keep_in_memory=True).with_format("arrow")[:count]
-    columns = table.to_pydict()
+    columns = parquet.read_table(path).slice(0, count).to_pydict()
     pictures = [Image.open(io.BytesIO(image["bytes"])) for image in columns["image"]]
     pixels = [torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(1, 28, 28) for picture in pictures]
     return torch.stack(pixels).float() / 255, torch.tensor(columns["label"])

@@ -375,6 +375,10 @@ def test_bad_input_is_one_clear_line():
     }.items():
         with pytest.raises(InputError, match=message):
             run(model, images, labels, **settings)
+    with pytest.raises(InputError, match="divide by 255"):
+        run(model, Source(images * 255, labels))
+    with pytest.raises(InputError, match=r"labels within 0\.\.1"):
+        run(model, Source(images, labels + 1))
     with pytest.raises(InputError, match="below 20"):
         run(model, source, index=torch.tensor([20]))
     with pytest.raises(InputError, match="at least one attack"):

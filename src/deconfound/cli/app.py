@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from deconfound.cli.options import Data, Json, Overwrite, Quiet
@@ -15,6 +14,7 @@ from deconfound.cli.screen import Screen, logged
 from deconfound.errors import InputError
 
 BAD_INPUT, FAILED = 2, 1
+_USAGE_ERROR = typer.BadParameter.__bases__[0]  # UsageError of the click that typer uses, which may be its own copy
 
 app = typer.Typer(
     name="deconfound",
@@ -251,13 +251,11 @@ def run(arguments: list[str] | None = None) -> int:
     """
     from deconfound.recipes.stopping import Stopped
 
+    arguments = sys.argv[1:] if arguments is None else arguments
     command = typer.main.get_command(app)
     try:
-        code = command.main(args=arguments, prog_name="deconfound", standalone_mode=False)
-    except click.UsageError as error:
-        if error.__class__.__name__ == "NoArgsIsHelpError":
-            typer.echo(error.format_message())
-            return 0
+        code = command.main(args=arguments or ["--help"], prog_name="deconfound", standalone_mode=False)
+    except _USAGE_ERROR as error:
         place = f"deconfound {error.ctx.info_name}: " if error.ctx is not None and error.ctx.parent else ""
         _complain(f"{place}{error.format_message()} (see --help)")
         return BAD_INPUT
@@ -270,7 +268,7 @@ def run(arguments: list[str] | None = None) -> int:
     except Stopped as stop:
         typer.echo(str(stop), err=True)
         return 128 + stop.signal
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -19,7 +19,7 @@ from deconfound.errors import InputError, require
 from deconfound.evaluation import Probes, Provenance
 from deconfound.evaluation.evaluate import evaluate as judge_model
 from deconfound.recipes import machine
-from deconfound.recipes.loading import Loaded, load_foreign, load_run
+from deconfound.recipes.loading import Loaded, check_foreign, load_foreign, load_run
 from deconfound.recipes.resolve import family_radius, read_spec
 from deconfound.records import EvaluationRecord
 from deconfound.store import JsonLines, RunFolder, write_text
@@ -191,6 +191,8 @@ def evaluate_target(
     suite(judging.suite, ThreatModel())  # an unknown suite is refused before anything is loaded
     device = _device(target.device)
     is_run = Path(target.target).exists()
+    if not is_run:
+        check_foreign(target.target, target.weights)
     loaded = load_run(target.target) if is_run else None
     name = target.data or (loaded.recipe.data if loaded and loaded.recipe else None)
     if loaded is not None and target.data is None and Path(target.target).is_dir():

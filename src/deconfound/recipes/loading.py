@@ -70,18 +70,33 @@ def load_run(run: str | Path) -> Loaded:
     )
 
 
+def check_foreign(name: str, weights: str | Path | None) -> None:
+    """Say early what is wrong with a network given by name.
+
+    Raises:
+        InputError: neither a run nor a known network, or one of ours without weights.
+    """
+    if ":" in name:
+        return
+    if name not in models.names():
+        known = (*models.names(), "timm:NAME", "torchvision:NAME", "MODULE:CALLABLE")
+        raise InputError("target", name, f"a run folder that exists, or a network: {', '.join(known)}")
+    if weights is None:
+        raise InputError("weights", None, f"a file of weights (--weights): {name!r} names a network, not a trained one")
+
+
 def load_foreign(
     name: str, weights: str | Path | None, classes: int, shape: tuple[int, int, int], options: Mapping[str, Any]
 ) -> Loaded:
     """A network by name with a file of weights.
 
+    A network that comes trained from its own library needs no file.
+
     Raises:
-        InputError: no weights given for one of our networks, unknown name, weights that do not fit.
+        InputError: unknown name, weights that do not fit.
     """
     model = models.build(name, classes=classes, channels=shape[0], size=shape[1:], **options)
     if weights is not None:
         models.fit_state(model, read_weights(weights)[0], str(weights))
-    elif ":" not in name or name.startswith(("timm:", "torchvision:")):
-        raise InputError("weights", None, f"a file of weights: {name!r} names a network, not a trained model")
     digest = digest_tensors(dict(model.state_dict()))
     return Loaded(model=model.eval(), name=name, digest=digest)
