@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 
 import torch
-from timing import paired, pin, report, summary
 from torch.nn import functional as F
 
 from deconfound import models
@@ -20,10 +19,16 @@ from deconfound.core.threat import ThreatModel
 from deconfound.data import MemoryImages
 from deconfound.objectives import AdversarialTraining
 from deconfound.training import Hooks, LoopSettings, SelectionSettings, fit
+from timing import paired, pin, report, summary
 
 CASES = {
     "small, 28 px, batch 128": ({"name": "small", "channels": 1, "size": 28}, 0.3, 128, 24),
-    "resnet18 width 16, 32 px, batch 64": ({"name": "resnet18", "channels": 3, "size": 32, "width": 16}, 8 / 255, 64, 3),
+    "resnet18 width 16, 32 px, batch 64": (
+        {"name": "resnet18", "channels": 3, "size": 32, "width": 16},
+        8 / 255,
+        64,
+        3,
+    ),
 }
 STEPS = 10
 

@@ -15,6 +15,18 @@ SCHEMA_VERSION = 1
 Interval = tuple[float, float]
 
 
+def show_radius(eps: float) -> str:
+    """A radius as the field writes it: a decimal where three places are exact, else n/255 where that is, else short.
+
+    >>> show_radius(8 / 255), show_radius(0.3), show_radius(0.2)
+    ('8/255', '0.3', '0.2')
+    """
+    levels = eps * 255
+    if abs(eps - round(eps, 3)) > 1e-12 and abs(levels - round(levels)) < 1e-6:
+        return f"{round(levels)}/255"
+    return f"{eps:g}"
+
+
 class Record(BaseModel):
     """Base of all records: immutable, no unknown fields, JSON in and out."""
 

@@ -18,9 +18,9 @@ from deconfound.core.types import Batch
 from deconfound.errors import InputError
 from deconfound.evaluation import Probes, Provenance
 from deconfound.evaluation.curve import curve_radii
-from deconfound.evaluation.evaluate import evaluate
 from deconfound.evaluation.examples import spread
 from deconfound.evaluation.gallery import png
+from deconfound.evaluation.judging import evaluate
 from deconfound.functional.statistics import wilson_interval
 from deconfound.records import EvaluationRecord, Machine
 

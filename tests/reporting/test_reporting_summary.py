@@ -37,7 +37,7 @@ def test_every_doubt_is_told(evaluations, trainings, make):
     doubts = "\n".join(summarise([*evaluations, bare], trainings).distrust)
     for part in (
         "UNRELIABLE: an unbounded attack leaves 59.0 % standing; the black-box",
-        "budgets (normal and demo)", "numbers of images (n = 360 and n = 50)", "threats (linf 0.1 and linf 51/255)",
+        "budgets (normal and demo)", "numbers of images (n = 360 and n = 50)", "threats (linf 0.1 and linf 0.2)",
         "seeds (0 and 3)", "No check of trust was recorded for bare (pgd-at)", "No attack was run on bare",
         "Not checked: random restarts agree", "wider than 10 points for bare (pgd-at) (n from 50)",
         "Training causaladv-m: stopped early: time limit.",

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import deconfound.reporting
-from deconfound.core.threat import show_radius
 from deconfound.errors import InputError
 from deconfound.records import Threat, Verdict
 from deconfound.reporting import text
@@ -99,11 +98,6 @@ def test_missing_attacks_and_checks_are_said(make):
 def test_percent_is_within_half_a_tenth(share):
     assert abs(float(percent(share).removesuffix(" %")) - 100 * share) <= 0.05 + 1e-9
     assert interval(share, share).count(percent(share).removesuffix(" %")) == 2
-
-
-@given(st.one_of(st.floats(0, 2), st.integers(0, 600).map(lambda k: k / 255)))
-def test_radius_is_written_as_the_threat_model_writes_it(eps):
-    assert text.radius(eps) == show_radius(eps)
 
 
 @given(st.text(), st.integers(3, 40))

@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 from torch import nn
-from toys import Game, MemoryCheckpoints, PlainCE, Rows, Sharpness, ToySource, tiny_net
 
 from deconfound.core.types import Loss, Step
 from deconfound.training import AveragingSettings, Hooks, LoopSettings, OptimizerSettings, SelectionSettings, fit
+from toys import Game, MemoryCheckpoints, PlainCE, Rows, Sharpness, ToySource, tiny_net
 
 PLAIN = OptimizerSettings(momentum=0.0, weight_decay=0.0)
 

@@ -14,7 +14,8 @@ from deconfound.cli.screen import Screen, logged
 from deconfound.errors import InputError
 
 BAD_INPUT, FAILED = 2, 1
-_USAGE_ERROR = typer.BadParameter.__bases__[0]  # UsageError of the click that typer uses, which may be its own copy
+# UsageError of the click that typer uses, which may be its own copy.
+_USAGE_ERROR: type[typer.BadParameter] = typer.BadParameter.__bases__[0]  # type: ignore[assignment]
 
 app = typer.Typer(
     name="deconfound",

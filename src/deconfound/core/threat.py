@@ -16,6 +16,7 @@ from torch import Tensor
 from deconfound.core.streams import Streams
 from deconfound.errors import InputError, require
 from deconfound.functional import norms
+from deconfound.records import show_radius
 
 Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
@@ -90,6 +91,8 @@ class ThreatModel:
 
     def project(self, candidates: Tensor, images: Tensor) -> Tensor:
         """The nearest allowed image in Euclidean distance, exactly, for images inside the box."""
+        if self.norm == "linf":  # elementwise, so the memory layout stays
+            return norms.project_linf(candidates, images, self.eps, self.box)
         flat = norms.project(candidates.flatten(1), images.flatten(1), self.eps, self.norm, self.box)
         return flat.view_as(images)
 
@@ -112,6 +115,8 @@ class ThreatModel:
         if self.norm == "l1" and points is not None:
             blocked = ((points <= self.box[0]) & (gradient < 0)) | ((points >= self.box[1]) & (gradient > 0))
             gradient = gradient.masked_fill(blocked, 0.0)
+        if self.norm == "linf":
+            return gradient.sign()
         return norms.steepest(gradient.flatten(1), self.norm).view_as(gradient)
 
     def random_start(self, images: Tensor, streams: Streams) -> Tensor:
@@ -126,14 +131,6 @@ class ThreatModel:
             radius = streams.fold("radius").uniform((1,), work)
         offset = self.eps * norms.uniform_in_ball(uniform, normal, radius, self.norm)
         return self.project(images + offset.to(dtype).view_as(images), images)
-
-
-def show_radius(eps: float) -> str:
-    """A radius as the field writes it: 8/255 where that is exact, else a short decimal."""
-    levels = eps * 255
-    if 0 < levels < 255 and abs(levels - round(levels)) < 1e-6:
-        return f"{round(levels)}/255"
-    return f"{eps:g}"
 
 
 __all__ = ["NORMS", "TOLERANCE", "Norm", "ThreatModel", "parse_norm", "parse_radius", "show_radius"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
     from deconfound.data.augment import Compose, RandomCrop, RandomFlip, RandomRotation
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from deconfound.data.splits import carve_validation
     from deconfound.data.streamed import StreamedImages
 
-_HOMES = {
+_HOME = {
     "Compose": "augment",
     "DataSet": "sources",
     "FAMILIES": "families",
@@ -42,7 +43,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = exporter(__name__, _HOME)

@@ -1,22 +1,18 @@
-"""Judging models: robust accuracy with everything needed to believe it, as one record. Attacks are passed in.
-
-The function is ``deconfound.evaluation.evaluate.evaluate``; a name that is also a module cannot be exported here.
-"""
+"""Judging models: robust accuracy with everything needed to believe it, as one record. Attacks are passed in."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
+    from deconfound.evaluation.judging import evaluate
     from deconfound.evaluation.masking import Probes, verdict
     from deconfound.evaluation.provenance import Provenance
 
-_HOME = {"Probes": "masking", "Provenance": "provenance", "verdict": "masking"}
-__all__ = ["Probes", "Provenance", "verdict"]
+_HOME = {"Probes": "masking", "Provenance": "provenance", "evaluate": "judging", "verdict": "masking"}
+__all__ = ["Probes", "Provenance", "evaluate", "verdict"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = exporter(__name__, _HOME)

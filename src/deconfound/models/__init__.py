@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
     from deconfound.models.catalogue import about, build, names, options_of
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from deconfound.models.weights import fit_state
     from deconfound.models.wide_resnet import WideResNet
 
-_HOMES = {
+_HOME = {
     "LeNet5": "small",
     "Network": "network",
     "Normalise": "normalise",
@@ -56,7 +57,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = exporter(__name__, _HOME)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
     from deconfound.objectives.adversarial import AdversarialTraining
@@ -14,7 +15,4 @@ _HOME = {"Standard": "standard", "AdversarialTraining": "adversarial", "Trades":
 __all__ = ["AdversarialTraining", "Standard", "Trades"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = exporter(__name__, _HOME)

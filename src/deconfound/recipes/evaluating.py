@@ -17,7 +17,7 @@ from deconfound.data import load as load_data
 from deconfound.data.families import family_of
 from deconfound.errors import InputError, require
 from deconfound.evaluation import Probes, Provenance
-from deconfound.evaluation.evaluate import evaluate as judge_model
+from deconfound.evaluation import evaluate as judge_model
 from deconfound.recipes import machine
 from deconfound.recipes.loading import Loaded, check_foreign, load_foreign, load_run
 from deconfound.recipes.resolve import family_radius, read_spec

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
     from deconfound.reporting.figures import curve_figure, png, survivors_figure, svg, training_figure
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
     from deconfound.reporting.tables import evaluation_table, leaderboard_table
     from deconfound.reporting.text import interval, percent
 
-_HOMES = {
+_HOME = {
     "curve_figure": "figures",
     "evaluation_table": "tables",
     "interval": "text",
@@ -38,11 +40,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__ = exporter(__name__, _HOME)

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from deconfound.errors import require
-from deconfound.records import EvaluationRecord, Picture, TrainingRecord
+from deconfound.records import EvaluationRecord, Picture, TrainingRecord, show_radius
 from deconfound.reporting import text
 from deconfound.reporting.figures import curve_figure, history_keys, survivors_figure, svg, training_figure
 from deconfound.reporting.summary import groups, summarise
@@ -153,7 +153,7 @@ def _curves(records: Sequence[EvaluationRecord], names: Sequence[str]) -> list[d
         drawn = [record for record, _ in members]
         figure = curve_figure(drawn, [name for _, name in members])
         words = "; ".join(
-            f"{name}: " + ", ".join(f"{text.percent(p.accuracy)} at {text.radius(p.eps)}" for p in record.curve)
+            f"{name}: " + ", ".join(f"{text.percent(p.accuracy)} at {show_radius(p.eps)}" for p in record.curve)
             for record, name in members
         )
         points = [point for record in drawn for point in record.curve]

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from deconfound.records import Check, EvaluationRecord, Machine, Threat, TrainingRecord, Verdict
+from deconfound.records import Check, EvaluationRecord, Machine, Threat, TrainingRecord, Verdict, show_radius
 
 NOT_KNOWN = "n/a"
 
@@ -33,18 +33,6 @@ def interval(low: float | None, high: float | None) -> str:
     return f"[{ends[0]}, {ends[1]}]"
 
 
-def radius(eps: float) -> str:
-    """A radius as the field writes it: 8/255 where that is exact, else a short decimal.
-
-    >>> radius(8 / 255), radius(0.1)
-    ('8/255', '0.1')
-    """
-    levels = eps * 255
-    if 0 < levels < 255 and abs(levels - round(levels)) < 1e-6:
-        return f"{round(levels)}/255"
-    return f"{eps:g}"
-
-
 def threat_text(threat: Threat) -> str:
     """Norm and radius, and the pixel range where it is not [0, 1].
 
@@ -52,7 +40,7 @@ def threat_text(threat: Threat) -> str:
     'linf 8/255'
     """
     box = "" if threat.box == (0.0, 1.0) else f" in [{threat.box[0]:g}, {threat.box[1]:g}]"
-    return f"{clean(threat.norm)} {radius(threat.eps)}{box}"
+    return f"{clean(threat.norm)} {show_radius(threat.eps)}{box}"
 
 
 def suite_text(record: EvaluationRecord) -> str:

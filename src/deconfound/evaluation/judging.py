@@ -26,7 +26,10 @@ from deconfound.evaluation.provenance import Provenance
 from deconfound.evaluation.referee import AttackAt, Referee
 from deconfound.evaluation.run import Run
 from deconfound.functional.statistics import wilson_interval
-from deconfound.records import AttackResult, Check, EvaluationRecord, Threat
+from deconfound.records import AttackResult, Check, EvaluationRecord, Threat, Verdict
+
+# A number that nobody tried to doubt is not to be relied on.
+UNCHECKED = Verdict(reliable=False, reasons=("the masking checks were not run",))
 
 
 def evaluate(
@@ -170,7 +173,7 @@ def _record(
         clean_interval=wilson_interval(clean, n),
         robust_accuracy=robust / n,
         robust_interval=wilson_interval(robust, n),
-        verdict=verdict(checks or ()),
+        verdict=UNCHECKED if checks is None else verdict(checks),
         attacks=tuple(results),
         outcomes=outcomes,
         curve=curve.points if curve else (),
