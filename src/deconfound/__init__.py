@@ -5,8 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from deconfound.lazy import exporter
+
 if TYPE_CHECKING:
-    from deconfound import attacks, models
+    from deconfound import attacks, data, evaluation, models, objectives, training
     from deconfound.core.streams import Streams
     from deconfound.core.threat import ThreatModel
     from deconfound.errors import InputError
@@ -25,6 +27,7 @@ _HOME = {
     "load": "recipes.loading",
     "train": "recipes.training",
 }
+_ROOMS = ("attacks", "data", "evaluation", "models", "objectives", "training")
 __all__ = [
     "EvaluationRecord",
     "InputError",
@@ -32,16 +35,19 @@ __all__ = [
     "ThreatModel",
     "TrainingRecord",
     "attacks",
+    "data",
     "evaluate",
+    "evaluation",
     "load",
     "models",
+    "objectives",
     "train",
+    "training",
 ]
 
 
+_get = exporter(__name__, _HOME)
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("attacks", "models"):
-        return import_module(f"{__name__}.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return import_module(f"{__name__}.{name}") if name in _ROOMS else _get(name)

@@ -314,7 +314,7 @@ def test_imports_are_as_late_as_can_be():
 import sys
 import deconfound.data as data
 assert "torch" not in sys.modules
-assert set(data.__all__) == set(data._HOMES)
+assert set(data.__all__) == set(data._HOME)
 data.load("digits")
 assert "datasets" not in sys.modules
 """

@@ -15,7 +15,7 @@ from deconfound.errors import InputError
 
 BAD_INPUT, FAILED = 2, 1
 # UsageError of the click that typer uses, which may be its own copy.
-_USAGE_ERROR: type[typer.BadParameter] = typer.BadParameter.__bases__[0]  # type: ignore[assignment]
+_USAGE_ERROR: type[typer.BadParameter] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="deconfound",

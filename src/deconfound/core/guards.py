@@ -27,8 +27,7 @@ def frozen(*modules: object) -> Iterator[None]:
         yield
     finally:
         for parameter, flag in flags:
-            if flag:
-                parameter.requires_grad_(True)
+            parameter.requires_grad_(flag)
 
 
 @contextmanager

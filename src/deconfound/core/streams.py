@@ -31,7 +31,8 @@ class Streams:
     def __init__(self, seed: int, ids: Iterable[int] | Tensor) -> None:
         if not isinstance(ids, Tensor):
             ids = torch.tensor(list(ids), dtype=torch.int64)
-        require(ids.ndim == 1 and ids.dtype == torch.int64, "ids", tuple(ids.shape), "a one-dimensional int64 tensor")
+        found = f"{str(ids.dtype).removeprefix('torch.')} of shape {tuple(ids.shape)}"
+        require(ids.ndim == 1 and ids.dtype == torch.int64, "ids", found, "a one-dimensional int64 tensor")
         self._keys = mix64(mix64(ids) ^ name_key("seed", seed))
 
     @classmethod

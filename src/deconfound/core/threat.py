@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -40,7 +41,7 @@ def parse_radius(value: float | str, field: str = "eps") -> float:
             raise InputError(field, value, rule)
         radius = float(match[1]) / (float(match[2]) if match[2] else 1.0)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        radius = float(value)
+        radius = float(value) if value <= sys.float_info.max else math.inf
     else:
         raise InputError(field, value, rule)
     require(math.isfinite(radius) and radius >= 0, field, value, rule)
@@ -78,7 +79,10 @@ class ThreatModel:
     def __init__(self, norm: str = "linf", eps: float | str = "8/255", box: tuple[float, float] = (0.0, 1.0)) -> None:
         object.__setattr__(self, "norm", parse_norm(norm))
         object.__setattr__(self, "eps", parse_radius(eps))
-        low, high = float(box[0]), float(box[1])
+        try:
+            low, high = (float(end) for end in box)
+        except (TypeError, ValueError):
+            raise InputError("box", box, "(low, high) with low < high") from None
         require(math.isfinite(low) and math.isfinite(high) and low < high, "box", box, "(low, high) with low < high")
         object.__setattr__(self, "box", (low, high))
 

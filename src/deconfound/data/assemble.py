@@ -6,6 +6,7 @@ Shapes: N images (N, C, H, W) uint8 or float32, labels (N,) int64.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +55,12 @@ def assemble(name: str, splits: Mapping[str, Split], wanted: Wanted) -> Pair:
     return found.get("train"), found.get("test")
 
 
+def _shown(name: str) -> str:
+    """What records call the data: a folder by its last part, so that they do not depend on where it lies."""
+    place = Path(name).expanduser()
+    return (place.name or place.resolve().name) if place.is_dir() else name
+
+
 def _chosen(name: str, splits: Mapping[str, Split]) -> dict[str, Split]:
     """The splits that serve as ``train`` and ``test``; unlabelled test images give way to validation images."""
     tests = [split for split in TEST_NAMES if split in splits]
@@ -97,11 +104,11 @@ def _from_tables(name: str, chosen: Mapping[str, Any], wanted: Wanted) -> dict[s
     if total > wanted.limit_memory:
         form = Form(shape, wanted.size)
         return {
-            role: StreamedImages(part, labels[role], names, f"{name}[{role}]", form, workers=wanted.workers)
+            role: StreamedImages(part, labels[role], names, f"{_shown(name)}[{role}]", form, workers=wanted.workers)
             for role, part in rows.items()
         }
     images = _one_shape({role: _decoded(part, shape, wanted) for role, part in rows.items()})
-    return {role: MemoryImages(images[role], labels[role], names, f"{name}[{role}]") for role in rows}
+    return {role: MemoryImages(images[role], labels[role], names, f"{_shown(name)}[{role}]") for role in rows}
 
 
 def _probe(rows: Mapping[str, columns.EncodedRows], wanted: Wanted) -> tuple[int, int, int]:
@@ -162,7 +169,7 @@ def _from_tensors(name: str, chosen: Mapping[str, Any], wanted: Wanted) -> dict[
     names = next(iter(stated.values()), None) or columns.numbered(labels.values())
     require(len(set(stated.values())) <= 1, f"data: {name}: class names", stated, "the same names in all splits")
     images = _one_shape(images)
-    return {role: MemoryImages(images[role], labels[role], names, f"{name}[{role}]") for role in images}
+    return {role: MemoryImages(images[role], labels[role], names, f"{_shown(name)}[{role}]") for role in images}
 
 
 def _as_tensor(values: Any, field: str) -> Tensor:

@@ -6,6 +6,7 @@ Shapes: B examples.
 from __future__ import annotations
 
 import hashlib
+import math
 
 import torch
 from torch import Tensor
@@ -49,10 +50,10 @@ def random_bits(keys: Tensor, count: int) -> Tensor:
 
 
 def bits_to_uniform(bits: Tensor, dtype: torch.dtype) -> Tensor:
-    """The top bits as numbers in the open interval (0, 1): (k + 1/2) / 2^m, m = 52 for float64 and 23 otherwise.
+    """The top bits as numbers in the open interval (0, 1): (k + 1/2) / 2^m, 2^-m the dtype's unit of rounding.
 
-    With these m every value is exact in its dtype, so neither 0 nor 1 can appear.
+    With this m (52 for float64, 23 for float32) every value is exact in its dtype, so neither 0 nor 1 can appear.
     """
-    width = 52 if dtype == torch.float64 else 23
+    unit = torch.finfo(dtype).eps
     work = torch.float64 if dtype == torch.float64 else torch.float32
-    return _shift(bits, 64 - width).to(work).add_(0.5).mul_(2.0**-width).to(dtype)
+    return _shift(bits, 65 - math.frexp(1 / unit)[1]).to(work).add_(0.5).mul_(unit).to(dtype)

@@ -15,13 +15,16 @@ Box = tuple[float, float]
 L1_SHARE = 0.01
 
 
+def _length(rows: Tensor, order: int) -> Tensor:
+    # Summed in float32, the L2 norm of 150 528 equal elements comes out 1e-4 of itself too large.
+    return torch.linalg.vector_norm(rows, order, dim=1, keepdim=True, dtype=torch.float64).to(rows.dtype)
+
+
 def distance(difference: Tensor, norm: str) -> Tensor:
-    """The norm of each row. difference (B, d) -> (B,)."""
+    """The norm of each row, summed in double precision. difference (B, d) -> (B,)."""
     if norm == "linf":
         return difference.abs().amax(dim=1)
-    if norm == "l2":
-        return difference.norm(dim=1)
-    return difference.abs().sum(dim=1)
+    return _length(difference, 2 if norm == "l2" else 1).squeeze(1)
 
 
 def project_linf(candidates: Tensor, images: Tensor, eps: float, box: Box) -> Tensor:
@@ -31,6 +34,14 @@ def project_linf(candidates: Tensor, images: Tensor, eps: float, box: Box) -> Te
 
 def _room(difference: Tensor, images: Tensor, box: Box) -> Tensor:
     return torch.where(difference > 0, box[1] - images, images - box[0]).clamp_min(0)
+
+
+def _placed(candidates: Tensor, images: Tensor, difference: Tensor, kept: Tensor, box: Box) -> Tensor:
+    """X + sign(w) kept, rounded towards x; a coordinate that keeps all of a is the candidate's own, bit for bit."""
+    moved = images + difference.sign() * kept
+    # Many equal coordinates all round the same way: without this, white images leave an L1 ball by 4e-5 of its radius.
+    moved = torch.where((moved - images).abs() > kept, torch.nextafter(moved, images), moved)
+    return torch.clamp(torch.where(kept == difference.abs(), candidates, moved), *box)
 
 
 def project_l2(candidates: Tensor, images: Tensor, eps: float, box: Box) -> Tensor:
@@ -54,7 +65,7 @@ def project_l2(candidates: Tensor, images: Tensor, eps: float, box: Box) -> Tens
         if torch.equal(now, saturated):
             break
         saturated = now
-    return torch.clamp(images + difference.sign() * torch.minimum(scale * size, room), *box)
+    return _placed(candidates, images, difference, torch.minimum(scale * size, room), box)
 
 
 def project_l1(candidates: Tensor, images: Tensor, eps: float, box: Box) -> Tensor:
@@ -64,21 +75,20 @@ def project_l1(candidates: Tensor, images: Tensor, eps: float, box: Box) -> Tens
     piecewise linear in v with kinks at a and a - c; v is found by walking the sorted kinks downwards.
     """
     difference = candidates - images
-    size, room = difference.abs(), _room(difference, images, box)
-    kinks = torch.cat([size, (size - room).clamp_min(0)], dim=1).double()
+    size, room = (candidates.double() - images).abs(), _room(difference, images, box).double()
+    kinks = torch.cat([size, (size - room).clamp_min(0)], dim=1)
     slopes = torch.ones_like(kinks)
     slopes[:, size.shape[1] :] = -1
     kinks, order = kinks.sort(dim=1, descending=True)
     active = slopes.gather(1, order).cumsum(dim=1)
-    gaps = torch.diff(kinks, dim=1, append=torch.zeros_like(kinks[:, :1])).neg()
-    mass = (active * gaps).cumsum(dim=1)  # norm at the lower end of each gap; the last one is at v = 0
+    ends = torch.cat([kinks[:, 1:], torch.zeros_like(kinks[:, :1])], dim=1)
+    mass = (active * (kinks - ends)).cumsum(dim=1)  # norm at the lower end of each gap; the last one is at v = 0
     place = (mass < eps).sum(dim=1, keepdim=True).clamp_max(kinks.shape[1] - 1)
-    lower = kinks.gather(1, place) - gaps.gather(1, place)
-    surplus = mass.gather(1, place) - eps
-    shrink = (lower + surplus / active.gather(1, place).clamp_min(1)).clamp_min(0).to(size.dtype)
-    shrink = torch.where(mass[:, -1:] <= eps, torch.zeros_like(shrink), shrink)
-    kept = torch.minimum((size - shrink).clamp_min(0), room)
-    return torch.clamp(images + difference.sign() * kept, *box)
+    surplus = (mass.gather(1, place) - eps) / active.gather(1, place).clamp_min(1)
+    # v = end + surplus; taken off one after the other, because beside a huge candidate their sum would round.
+    shrunk = ((size - ends.gather(1, place)) - surplus.clamp_min(0)).clamp_min(0)
+    kept = torch.minimum(torch.where(mass[:, -1:] <= eps, size, shrunk), room)
+    return _placed(candidates, images, difference, kept.to(difference.dtype), box)
 
 
 _PROJECTIONS = {"linf": project_linf, "l2": project_l2, "l1": project_l1}
@@ -107,7 +117,7 @@ def steepest(gradient: Tensor, norm: str) -> Tensor:
         tiny = torch.finfo(gradient.dtype).tiny
         # The squares of a saturated network's gradient underflow: the largest element is brought to 1 first.
         scaled = gradient / gradient.abs().amax(dim=1, keepdim=True).clamp_min(tiny)
-        return scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_min(tiny)
+        return scaled / _length(scaled, 2).clamp_min(tiny)
     count = max(1, int(gradient.shape[1] * L1_SHARE))
     largest = gradient.abs().topk(count, dim=1).indices
     chosen = torch.zeros_like(gradient).scatter_(1, largest, 1.0 / count)
@@ -124,6 +134,6 @@ def uniform_in_ball(uniform: Tensor, normal: Tensor, radius: Tensor, norm: str) 
         return 2 * uniform - 1
     reach = radius ** (1.0 / uniform.shape[1])
     if norm == "l2":
-        return reach * normal / torch.linalg.vector_norm(normal, dim=1, keepdim=True)
+        return reach * normal / _length(normal, 2)
     weights = -uniform.log()
     return reach * normal.sign() * weights / weights.sum(dim=1, keepdim=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from deconfound.evaluation import evaluate as judge_model
 from deconfound.recipes import machine
 from deconfound.recipes.loading import Loaded, check_foreign, load_foreign, load_run
 from deconfound.recipes.resolve import family_radius, read_spec
+from deconfound.recipes.schema import sensible
+from deconfound.recipes.unfinished import journal_beside
 from deconfound.records import EvaluationRecord
-from deconfound.store import JsonLines, RunFolder, write_text
+from deconfound.store import RunFolder, write_text
 from deconfound.store.weights import digest_tensors
 
 BUDGETS = ("demo", "normal", "full")
@@ -47,7 +50,7 @@ class Judging:
 
     def __post_init__(self) -> None:
         require(self.budget in BUDGETS, "budget", self.budget, f"one of {', '.join(BUDGETS)}")
-        require(self.seed >= 0, "seed", self.seed, "a whole number of at least 0")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0, below 2^63")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number of at least 1")
 
     def run(
@@ -190,13 +193,8 @@ def evaluate_target(
     judging = judging or Judging()
     suite(judging.suite, ThreatModel())  # an unknown suite is refused before anything is loaded
     device = _device(target.device)
-    is_run = Path(target.target).exists()
-    if not is_run:
-        check_foreign(target.target, target.weights)
-    loaded = load_run(target.target) if is_run else None
-    name = target.data or (loaded.recipe.data if loaded and loaded.recipe else None)
-    if loaded is not None and target.data is None and Path(target.target).is_dir():
-        name = _data_of_run(Path(target.target))
+    loaded = _run_of(target)
+    name = target.data or (_data_of_run(Path(target.target)) if loaded else None)
     require(name is not None, "data", None, "a data set (--data): only runs know theirs")
     assert name is not None
     threat = _threat_early(target, loaded)
@@ -227,19 +225,11 @@ def _judge(
     monitor: Monitor | None,
     device: torch.device,
 ) -> EvaluationRecord:
-    journal = None
-    if path is not None:
-        rule = "a new file; a finished record lies here (--overwrite replaces it)"
-        require(overwrite or not path.exists(), "out", str(path), rule)
-        notes = path.with_name(path.name + ".journal")
-        if overwrite and path.exists():
-            notes.unlink(missing_ok=True)
-        journal = JsonLines(notes)
     provenance = _provenance(loaded, test, judging, device)
-    record = judging.run(loaded.model.to(device), test, None, index, threat, provenance, journal, monitor)
-    if path is not None and journal is not None:
-        write_text(path, record.to_json())
-        journal.path.unlink(missing_ok=True)
+    with journal_beside(path, overwrite=overwrite) if path else nullcontext() as journal:
+        record = judging.run(loaded.model.to(device), test, None, index, threat, provenance, journal, monitor)
+        if path is not None:
+            write_text(path, record.to_json())
     return record
 
 
@@ -253,7 +243,7 @@ def chosen(count: int, n: int | None, sample: int | None) -> Tensor:
     require(1 <= n <= count, "n", n, f"between 1 and the split's {count} images")
     if sample is None:
         return torch.arange(n)
-    require(sample >= 0, "sample", sample, "a seed of at least 0")
+    require(0 <= sample < 2**63, "sample", sample, "a seed of at least 0, below 2^63")
     return torch.randperm(count, generator=torch.Generator().manual_seed(sample))[:n].sort().values
 
 
@@ -268,8 +258,21 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _data_of_run(run: Path) -> str:
-    return str(read_spec(RunFolder(run).recipe)["data"])
+def _run_of(target: Target) -> Loaded | None:
+    """The run, or None where a network's name is meant; weights make a name of what may be a folder too."""
+    name = target.target
+    if not Path(name).exists() or (target.weights is not None and is_network(name)):
+        check_foreign(name, target.weights)
+        return None
+    for field, value in (("weights", target.weights), ("mean", target.mean), ("std", target.std)):
+        require(value is None, field, value, f"none with a run: {name} has its own")
+    return load_run(name)
+
+
+def _data_of_run(place: Path) -> str | None:
+    """The data set that a run (given by its folder or a file inside) was trained on."""
+    folder = RunFolder(place if place.is_dir() else place.parent)
+    return str(read_spec(folder.recipe)["data"]) if place.exists() and folder.exists() else None
 
 
 def _threat_early(target: Target, loaded: Loaded | None) -> ThreatModel | None:
@@ -281,7 +284,7 @@ def _threat_early(target: Target, loaded: Loaded | None) -> ThreatModel | None:
         norm = norm or recipe.norm
         if eps is None:
             eps = recipe.eps if norm == recipe.norm else family_radius(recipe.family, norm)
-    return ThreatModel(norm or "linf", eps) if eps is not None else None
+    return sensible(ThreatModel(norm or "linf", eps)) if eps is not None else None
 
 
 def _family_threat(target: Target, family: str) -> ThreatModel:

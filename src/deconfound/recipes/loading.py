@@ -70,6 +70,11 @@ def load_run(run: str | Path) -> Loaded:
     )
 
 
+def is_network(name: str) -> bool:
+    """Whether a name is that of a network: one of ours, or of the form LIBRARY:NAME."""
+    return ":" in name or name in models.names()
+
+
 def check_foreign(name: str, weights: str | Path | None) -> None:
     """Say early what is wrong with a network given by name.
 
@@ -78,7 +83,7 @@ def check_foreign(name: str, weights: str | Path | None) -> None:
     """
     if ":" in name:
         return
-    if name not in models.names():
+    if not is_network(name):
         known = (*models.names(), "timm:NAME", "torchvision:NAME", "MODULE:CALLABLE")
         raise InputError("target", name, f"a run folder that exists, or a network: {', '.join(known)}")
     if weights is None:

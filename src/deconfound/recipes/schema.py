@@ -8,16 +8,27 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from deconfound.core.threat import Norm, ThreatModel, parse_norm, parse_radius
-from deconfound.errors import InputError, unknown_name
+from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes.registry import ObjectiveSettings, objective_settings
 from deconfound.training.settings import LoopSettings, Settings
 
 Radius = Annotated[float, BeforeValidator(parse_radius)]
 Pixels = tuple[Annotated[float, Field(ge=-10, le=10)], ...]
 Spread = tuple[Annotated[float, Field(gt=0, le=10)], ...]
+
+
+def sensible(threat: ThreatModel) -> ThreatModel:
+    """The threat model as it is, unless its radius was certainly meant in levels of 255.
+
+    Raises:
+        InputError: a radius above 1 in L-infinity, which would allow every image.
+    """
+    rule = "at most 1 for linf: a radius in pixels of [0, 1], so eight levels are 8/255"
+    require(threat.norm != "linf" or threat.eps <= 1, "eps", threat.eps, rule)
+    return threat
 
 
 class AugmentationSettings(Settings):
@@ -66,6 +77,11 @@ class Recipe(LoopSettings):
         if isinstance(value, ObjectiveSettings):
             return value
         return objective_settings({"name": value} if isinstance(value, str) else value)
+
+    @model_validator(mode="after")
+    def _radius_is_sensible(self) -> Recipe:
+        sensible(self.threat)
+        return self
 
     @property
     def threat(self) -> ThreatModel:

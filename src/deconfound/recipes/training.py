@@ -120,11 +120,20 @@ def train(
     resolved = resolve(spec, data=name, family=family, changes=wanted)
     if loaded.train is None:
         raise InputError("data", name, "a data set with a train split")
+    if monitor is not None and fabric.is_global_zero:
+        monitor.message(_announcement(resolved, loaded.train))
     task = _Task(resolved, loaded.train, loaded.class_names, loaded.shape, fabric)
     if folder is not None and fabric.is_global_zero:
         _open(folder, resolved, resume=resume, overwrite=overwrite)
     fabric.barrier()
     return task.run(folder, Hooks(monitor=monitor, checkpoint_seconds=checkpoint_seconds))
+
+
+def _announcement(recipe: Recipe, source: ImageSource) -> str:
+    return (
+        f"{recipe.recipe} on {source.name}: {len(source):,} images, {recipe.family} family (--set family=... changes "
+        f"it), network {recipe.model}, {recipe.threat}, {recipe.epochs} epochs, seed {recipe.seed}"
+    )
 
 
 def _family(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> str | None:

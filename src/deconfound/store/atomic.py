@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deconfound.errors import InputError
@@ -16,12 +16,13 @@ def cannot_write(path: Path, error: OSError) -> InputError:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a rename to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Flush a rename to the disk, where the file system can: some refuse it for folders."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager
@@ -43,7 +44,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise cannot_write(path, error) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of the same kind as the one that is being reported
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

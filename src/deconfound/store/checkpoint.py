@@ -7,6 +7,7 @@ reads past the line, so the file also opens with ``torch.load(path, weights_only
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import pickle
@@ -30,25 +31,28 @@ class CheckpointFile:
 
     Args:
         folder: the run folder.
-        digest: of the recipe; a checkpoint of another recipe is refused.
+        digest: of what is trained, recipe and data; a checkpoint of another training is refused.
     """
 
     def __init__(self, folder: str | Path, digest: str = "") -> None:
         self.last = Path(folder) / "last.ckpt"
         self.previous = Path(folder) / "previous.ckpt"
         self.digest = digest
+        self._last_is_damaged = False
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write ``last.ckpt``; the one before becomes ``previous.ckpt``. There is an intact one at every moment."""
+        content = io.BytesIO()  # torch would hide a full disk behind an error of its own
+        torch.save({"digest": self.digest, "state": dict(state)}, content)
         with replacing(self.last) as temporary:
-            torch.save({"recipe_digest": self.digest, "state": dict(state)}, temporary)
-            mark = _MARK + _sha256(temporary).encode() + b"\n"
-            with temporary.open("ab") as file:
-                file.write(mark)
+            with temporary.open("wb") as file:
+                file.write(content.getbuffer())
+                file.write(_mark(hashlib.sha256(content.getbuffer()).hexdigest()))
             self._keep_previous()
+        self._last_is_damaged = False
 
     def _keep_previous(self) -> None:
-        if not self.last.exists():
+        if self._last_is_damaged or not self.last.exists():
             return
         link = self.previous.with_name(f".{self.previous.name}.{os.getpid()}.tmp")
         link.unlink(missing_ok=True)
@@ -73,21 +77,27 @@ class CheckpointFile:
                 found = _read(path)
             except ValueError as error:
                 damaged.append(f"{path.name}: {error}")
-                logger.warning("%s is damaged (%s) and is not used", path.name, error)
                 continue
-            if self.digest and found["recipe_digest"] != self.digest:
-                raise InputError("resume", str(path), "a checkpoint of the same recipe; this one belongs to another")
+            if self.digest and found["digest"] != self.digest:
+                rule = "a checkpoint of this recipe and these data; this one belongs to another training"
+                raise InputError("resume", str(path), rule)
             if damaged:
-                logger.warning("continuing from %s", path.name)
+                self._last_is_damaged = True
+                logger.warning("damaged checkpoint %s; continuing from %s", damaged[0], path.name)
             return dict(found["state"])
         if damaged:
-            raise InputError("resume", str(self.last.parent), f"an intact checkpoint ({'; '.join(damaged)})")
+            rule = f"an intact checkpoint ({'; '.join(damaged)}); --overwrite starts again"
+            raise InputError("resume", str(self.last.parent), rule)
         return None
 
 
-def _sha256(path: Path, length: int | None = None) -> str:
+def _mark(digest: str) -> bytes:
+    return _MARK + digest.encode() + b"\n"
+
+
+def _sha256(path: Path, length: int) -> str:
     digest = hashlib.sha256()
-    left = path.stat().st_size if length is None else length
+    left = length
     with path.open("rb") as file:
         while left > 0 and (block := file.read(min(1 << 20, left))):
             digest.update(block)
@@ -101,9 +111,9 @@ def _read(path: Path) -> dict[str, Any]:
         file.seek(max(0, size))
         tail = file.read()
     if size <= 0 or not tail.startswith(_MARK):
-        raise ValueError("truncated")
-    if tail[len(_MARK) : -1].decode(errors="replace") != _sha256(path, size):
-        raise ValueError("its digest does not match its content")
+        raise ValueError("its end is missing")
+    if tail != _mark(_sha256(path, size)):
+        raise ValueError("its content does not match its digest")
     try:
         return dict(torch.load(path, weights_only=True, map_location="cpu"))
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

@@ -6,9 +6,12 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deconfound.store.atomic import cannot_write, write_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class JsonLines:
@@ -24,11 +27,11 @@ class JsonLines:
             self._recover()
 
     def _recover(self) -> None:
-        text = self.path.read_text()
+        text = self.path.read_text(errors="replace")
         for line in text.splitlines():
             try:
-                self._entries.append(json.loads(line))
-            except ValueError:
+                self._entries.append(dict(json.loads(line)))
+            except (ValueError, TypeError):
                 break
         whole = "".join(_line(entry) for entry in self._entries)
         if whole != text:
@@ -37,6 +40,7 @@ class JsonLines:
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add one entry."""
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
                 file.write(_line(entry))
                 file.flush()
@@ -55,21 +59,35 @@ def _line(entry: Mapping[str, Any]) -> str:
 
 
 class TensorBoardMirror:
-    """A journal whose numbers also go to TensorBoard, with the entry's ``epoch`` as the step."""
+    """A journal whose numbers also go to TensorBoard, with the entry's ``epoch`` as the step.
+
+    TensorBoard's file appears with the first entry; what an earlier process wrote from that epoch on is purged.
+    """
 
     def __init__(self, journal: JsonLines, folder: str | Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, needed only here
-
         self._journal = journal
-        self._writer = SummaryWriter(str(folder), purge_step=len(journal.entries()))
+        self._folder = Path(folder)
+        self._writer: SummaryWriter | None = None
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add one entry to both."""
         self._journal.append(entry)
-        for name, value in entry.items():
-            if name != "epoch" and isinstance(value, (int, float)):
-                self._writer.add_scalar(name.replace("_", "/", 1), value, int(entry["epoch"]))
-        self._writer.flush()
+        epoch = int(entry["epoch"])
+        try:
+            writer = self._opened(epoch)
+            for name, value in entry.items():
+                if name != "epoch" and isinstance(value, (int, float)):
+                    writer.add_scalar(name.replace("_", "/", 1), value, epoch)
+            writer.flush()
+        except OSError as error:
+            raise cannot_write(self._folder, error) from None
+
+    def _opened(self, epoch: int) -> SummaryWriter:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, needed only here
+
+            self._writer = SummaryWriter(str(self._folder), purge_step=epoch)
+        return self._writer
 
     def entries(self) -> list[dict[str, Any]]:
         """All entries, oldest first."""
@@ -77,4 +95,5 @@ class TensorBoardMirror:
 
     def close(self) -> None:
         """Close TensorBoard's file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,40 @@
+"""The README keeps its word: two commands, and examples that run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def text():
+    if not README.exists():
+        pytest.skip("needs the checkout: README.md does not lie beside the tests")
+    return README.read_text()
+
+
+def test_set_up_is_two_commands(text):
+    assert re.findall(r"^    (pip install .*)$", text, re.MULTILINE) == [
+        "pip install -c constraints.txt . && deconfound demo",
+        'pip install -c constraints.txt ".[test]" && pytest',
+    ]
+
+
+def test_python_examples_run(text):
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 2
+    shortened = "\n".join(examples).replace('"epochs": 5', '"epochs": 1')
+    exec(compile(shortened, "README.md", "exec"), {})
+
+
+def test_shown_commands_exist(text):
+    from deconfound.cli.app import app
+
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    shown = set(re.findall(r"^    deconfound (\w+)", text, re.MULTILINE))
+    assert shown
+    assert shown <= known
