@@ -98,7 +98,8 @@ class PGD:
     Args:
         threat: norm, radius and box.
         steps: gradient steps of each restart.
-        step_size: in the norm of the threat model, a number or a fraction; None for 2.5 eps / steps.
+        step_size: in the norm of the threat model, a number or a fraction; None for relative_step eps / steps.
+        relative_step: the length of all steps together in units of eps, where step_size is None (2.5: Madry et al.).
         restarts: climbs from fresh starts; later ones work on the points that still stand.
         momentum: 0 for PGD; above 0 the gradients, each divided by its mean size, are accumulated (MI-FGSM, Dong et
             al. 2018).
@@ -123,6 +124,7 @@ class PGD:
     _: KW_ONLY
     steps: int = 20
     step_size: float | str | None = None
+    relative_step: float = 2.5
     restarts: int = 1
     momentum: float = 0.0
     loss: AttackLoss = cross_entropy
@@ -137,6 +139,7 @@ class PGD:
         _count("restarts", self.restarts)
         if self.step_size is not None:
             require(parse_radius(self.step_size, "step_size") > 0, "step_size", self.step_size, "a number above 0")
+        require(self.relative_step > 0, "relative_step", self.relative_step, "a number above 0")
         number = isinstance(self.momentum, (int, float)) and not isinstance(self.momentum, bool)
         finite = number and math.isfinite(self.momentum) and self.momentum >= 0
         require(finite, "momentum", self.momentum, "a finite number of at least 0")
@@ -159,7 +162,7 @@ class PGD:
     def step(self) -> float:
         """The step size in use."""
         if self.step_size is None:
-            return 2.5 * self.threat.eps / self.steps
+            return self.relative_step * self.threat.eps / self.steps
         return parse_radius(self.step_size, "step_size")
 
     def at(self, threat: ThreatModel) -> Self:

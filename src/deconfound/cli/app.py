@@ -12,6 +12,7 @@ import typer
 from deconfound.cli.options import Data, Json, Overwrite, Quiet
 from deconfound.cli.screen import Screen, logged
 from deconfound.errors import InputError
+from deconfound.recipes.processes import process_rank
 
 BAD_INPUT, FAILED = 2, 1
 # UsageError of the click that typer uses, which may be its own copy.
@@ -105,7 +106,7 @@ def train(
 
     Example: deconfound train pgd-at --data digits --out runs/first --set epochs=5
     """
-    from deconfound.recipes.training import Compute
+    from deconfound.recipes.training import Compute, default_run
     from deconfound.recipes.training import train as job
 
     screen = Screen(quiet=quiet)
@@ -121,7 +122,7 @@ def train(
             recipe,
             data=data,
             model=model,
-            out=out or _default_run(recipe, data),
+            out=out or default_run(recipe, data),
             changes=words,
             resume=resume,
             overwrite=overwrite,
@@ -129,6 +130,8 @@ def train(
             monitor=screen,
             checkpoint_seconds=checkpoint_seconds,
         )
+    if process_rank():
+        return
     if json:
         typer.echo(trained.record.to_json(), nl=False)
         return
@@ -142,10 +145,6 @@ def train(
         soft_wrap=True,
         markup=False,
     )
-
-
-def _default_run(recipe: str, data: str | None) -> Path:
-    return Path("runs") / f"{Path(recipe).stem}-{Path(data or 'digits').name.replace(':', '-')}"
 
 
 @app.command()
@@ -242,7 +241,9 @@ def list_(
 
 
 def _complain(text: str) -> None:
-    typer.echo(f"error: {' '.join(text.split())}", err=True)
+    rank = process_rank()
+    place = f" (process {rank})" if rank else ""
+    typer.echo(f"error{place}: {' '.join(text.split())}", err=True)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -274,4 +275,7 @@ def run(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a name too long, no right to read, standard output on a full disk
+        _complain(f"{error.filename or 'system'}: {error.strerror or error}")
+        return BAD_INPUT
     return code if isinstance(code, int) else 0

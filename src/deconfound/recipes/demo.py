@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deconfound.core.protocols import Monitor
-from deconfound.errors import InputError
+from deconfound.errors import InputError, require
 from deconfound.recipes.evaluating import Judging, Target, evaluate_target
 from deconfound.recipes.reporting import results_json
 from deconfound.recipes.resolve import names
@@ -18,6 +18,8 @@ from deconfound.store import write_text
 # In the order of the story; those that the library does not have (yet) are left out.
 STORY = ("standard", "pgd-at", "causaladv-m", "ciiv", "cafe")
 SUITE = "quick"
+FILES = ("results.json", "report.html")
+RUNS = "runs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,21 +40,25 @@ def demo(out: str | Path = "demo", *, overwrite: bool = False, monitor: Monitor 
         InputError: something lies at ``out`` already.
     """
     folder = Path(out)
-    results, page = folder / "results.json", folder / "report.html"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not results.exists():
-            raise InputError("out", str(folder), "a new or empty folder; this one holds something else")
-        if not overwrite:
-            raise InputError("out", str(folder), "a new folder; a demo lies here (--overwrite replaces it)")
+    _check_free(folder, overwrite=overwrite)
     evaluations, trainings = [], []
     for name in (name for name in STORY if name in names()):
-        run = folder / "runs" / name
+        run = folder / RUNS / name
         trained = train(name, data="digits", out=run, overwrite=run.exists(), monitor=monitor)
         target = Target(target=str(run))
         judging = Judging(suite=SUITE, budget="demo")
         record, _ = evaluate_target(target, judging, monitor=monitor)
         evaluations.append(record)
         trainings.append(trained.record)
+    results, page = (folder / name for name in FILES)
     write_text(page, render(evaluations, trainings, title="deconfound demo: handwritten digits"))
     write_text(results, results_json(evaluations))
     return Demonstration(evaluations=tuple(evaluations), trainings=tuple(trainings), page=page)
+
+
+def _check_free(folder: Path, *, overwrite: bool) -> None:
+    require(not folder.exists() or folder.is_dir(), "out", str(folder), "a folder; a file of this name exists")
+    found = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")} if folder.exists() else set()
+    if found - {*FILES, RUNS}:
+        raise InputError("out", str(folder), "a new or empty folder; this one holds something else")
+    require(overwrite or not found, "out", str(folder), "a new folder; a demo lies here (--overwrite replaces it)")

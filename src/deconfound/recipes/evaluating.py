@@ -20,7 +20,7 @@ from deconfound.errors import InputError, require
 from deconfound.evaluation import Probes, Provenance
 from deconfound.evaluation import evaluate as judge_model
 from deconfound.recipes import machine
-from deconfound.recipes.loading import Loaded, check_foreign, load_foreign, load_run
+from deconfound.recipes.loading import Loaded, check_foreign, is_network, load_foreign, load_run
 from deconfound.recipes.resolve import family_radius, read_spec
 from deconfound.recipes.schema import sensible
 from deconfound.recipes.unfinished import journal_beside
@@ -252,7 +252,7 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise InputError("device", name, f"auto, or a device of this machine ({str(error).splitlines()[0]})") from None
     return device

@@ -38,9 +38,3 @@ def describe(device: torch.device | str = "cpu") -> Machine:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     versions = {package: version(package) for package in _PACKAGES} | {"python": platform.python_version()}
     return Machine(device=name, processor=processor_name(), threads=torch.get_num_threads(), versions=versions)
-
-
-def is_first_process() -> bool:
-    """Whether this is the first of the processes that a launcher started (or the only one)."""
-    rank = next((os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), "0")
-    return rank == "0"

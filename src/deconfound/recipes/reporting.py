@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from deconfound.errors import InputError
+from deconfound.errors import InputError, require
 from deconfound.records import SCHEMA_VERSION, EvaluationRecord, TrainingRecord
 from deconfound.reporting import render
 from deconfound.store import write_text
@@ -59,10 +59,12 @@ def _records(file: Path, *, named: bool) -> list[Mapping[str, Any]]:
         data = None
     kind = data.get("kind") if isinstance(data, dict) else None
     if kind == RESULTS:
-        return list(data["evaluations"])
-    if kind in known:
+        found = data.get("evaluations")
+        if isinstance(found, list) and all(isinstance(part, dict) and part.get("kind") in known for part in found):
+            return found
+    elif kind in known:
         return [data]
-    if named:
+    if named or kind == RESULTS:
         raise InputError("report", str(file), "a record that deconfound wrote")
     return []
 
@@ -74,8 +76,8 @@ def write_report(places: Iterable[str | Path], out: str | Path, *, overwrite: bo
         InputError: nothing to report, or a page that is there already.
     """
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise InputError("out", str(out), "a new file; one lies here (--overwrite replaces it)")
+    require(not out.is_dir(), "out", str(out), "a file; a folder lies here")
+    require(overwrite or not out.exists(), "out", str(out), "a new file; one lies here (--overwrite replaces it)")
     evaluations, trainings = collect(places)
     write_text(out, render(evaluations, trainings))
     return out

@@ -53,9 +53,10 @@ def read_spec(spec: str | Path | Mapping[str, Any]) -> Plain:
         data = _read_yaml(Path(spec))
     else:
         data = {"recipe": str(spec)}
-    name = data.get("recipe")
-    if not isinstance(name, str) or name not in names():
-        raise unknown_name("recipe", str(name), names())
+    if "recipe" not in data:
+        raise InputError("recipe", dict(data), f"the key recipe with one of {', '.join(names())}")
+    if data["recipe"] not in names():
+        raise unknown_name("recipe", str(data["recipe"]), names())
     return data
 
 
@@ -85,6 +86,10 @@ def parse_changes(changes: Iterable[str] | Mapping[str, Any]) -> Plain:
             inner = place[parent] = _as_mapping(parent, place.get(parent, {}))
             require(isinstance(inner, dict), "set", f"{key}={value}", f"either {parent} or keys below it, not both")
             place = inner
+        if isinstance(place.get(last), dict):  # keys below it came first
+            value = _as_mapping(last, value)
+            require(isinstance(value, dict), "set", f"{key}={value}", f"either {last} or keys below it, not both")
+            value = place[last] | value
         place[last] = value
     return nested
 
@@ -99,9 +104,14 @@ def _split(word: str) -> tuple[str, Any]:
 
 
 def merged(*layers: Mapping[str, Any]) -> Plain:
-    """Layers of plain data, later ones winning; mappings merge, an objective of another name replaces."""
+    """Layers of plain data, later ones winning; mappings merge, an objective of another name replaces.
+
+    The options of a model do not outlive it.
+    """
     result: Plain = {}
     for layer in layers:
+        if "model" in layer and layer["model"] != result.get("model"):
+            result.pop("model_options", None)
         for key, value in layer.items():
             before = _as_mapping(key, result.get(key))
             value = _as_mapping(key, value)
@@ -127,8 +137,12 @@ def resolve(spec: Mapping[str, Any], *, data: str, family: str, changes: Mapping
         InputError: unknown family or key, wrong type or range; one line with the dotted key.
     """
     families = _book("families")
-    if family not in families:
-        raise unknown_name("family", family, families)
+    if not isinstance(family, str) or family not in families:
+        raise unknown_name("family", str(family), families)
+    if changes and changes.get("recipe", spec["recipe"]) != spec["recipe"]:
+        raise InputError(
+            "set", f"recipe={changes['recipe']}", f"changes to the recipe {spec['recipe']}, not another one"
+        )
     entry = _book(spec["recipe"])
     special = entry.get("families", {}).get(family, {})
     layers = [families[family]["settings"], entry.get("settings", {}), special.get("settings", {}), spec, changes or {}]

@@ -5,10 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from deconfound.core.threat import Norm, ThreatModel, parse_norm, parse_radius
 from deconfound.errors import InputError, require, unknown_name
@@ -116,37 +124,57 @@ def validated(data: Mapping[str, Any], source: str = "recipe") -> Recipe:
 def input_error(
     error: ValidationError, data: Mapping[str, Any], model: type[BaseModel], source: str = ""
 ) -> InputError:
-    """The first fault of a validation as one line."""
+    """The first fault of a validation as one line, in plain words."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
-    field = ".".join(path) or source
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, InputError):
-        return InputError(field if cause.field == "eps" else cause.field or field, cause.value, cause.rule)
+    field, value, details = ".".join(path) or source, first.get("input"), first.get("ctx", {})
+    cause = details.get("error")
+    if isinstance(cause, InputError):  # a radius is called eps wherever it is parsed
+        return InputError(field if path and cause.field == "eps" else cause.field or field, cause.value, cause.rule)
     if first["type"] == "extra_forbidden":
-        return unknown_name(f"{source}: key", field, _known_keys(model, path[:-1], data))
+        return unknown_name(f"{source} key", field, _known_keys(model, path[:-1], data))
     if first["type"] == "missing":
         return InputError(f"{source}: {field}", None, "a value; this key is required")
+    if first["type"] == "model_type":
+        return InputError(field, value, f"keys below it: {', '.join(_known_keys(model, path, data))}")
+    if first["type"] in _PLAIN_WORDS:
+        return InputError(field, value, _PLAIN_WORDS[first["type"]].format(**details))
     rule = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return InputError(field, first.get("input"), rule[0].lower() + rule[1:])
+    return InputError(field, value, rule[0].lower() + rule[1:])
+
+
+_PLAIN_WORDS = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "string_type": "a name",
+    "tuple_type": "a list, such as [0.5, 0.75]",
+    "dict_type": "a mapping of keys to values",
+    "invalid_key": "a word as key",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "at most {le:g}",
+}
 
 
 def _known_keys(model: type[BaseModel], path: list[str], data: Mapping[str, Any]) -> list[str]:
     prefix = ".".join(path)
-    inner: Any = model
+    kind: Any = model
     for part in path:
         value = data.get(part) if isinstance(data, Mapping) else None
         if part == "objective" and isinstance(value, Mapping):
-            inner = type(objective_settings({"name": value.get("name")}))
+            kind = type(objective_settings({"name": value.get("name")}))
+        elif get_origin(kind) is dict:  # names of the user's choice
+            kind = get_args(kind)[1]
         else:
-            inner = next(iter(_models_in(inner.model_fields[part].annotation)), None)
+            kind = next((inner.model_fields[part].annotation for inner in _models_in(kind)), None)
         data = value if isinstance(value, Mapping) else {}
-        if inner is None:
-            return []
-    return [f"{prefix}.{name}" if prefix else name for name in inner.model_fields]
+    names = [name for inner in _models_in(kind)[:1] for name in inner.model_fields]
+    return [f"{prefix}.{name}" if prefix else name for name in names]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for part in getattr(annotation, "__args__", ()) for found in _models_in(part)]
+    return [found for part in get_args(annotation) for found in _models_in(part)]

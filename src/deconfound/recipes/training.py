@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from deconfound import models
 from deconfound.core.guards import seeded
 from deconfound.core.protocols import ImageSource, Monitor
+from deconfound.core.streams import Streams
 from deconfound.data import carve_validation
 from deconfound.data import load as load_data
 from deconfound.data.augment import build as build_augmentation
-from deconfound.errors import InputError
+from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes import machine
-from deconfound.recipes.loading import build_model
+from deconfound.recipes.loading import build_model, load
+from deconfound.recipes.processes import process_rank
 from deconfound.recipes.registry import build_objective
 from deconfound.recipes.resolve import parse_changes, read_spec, resolve
 from deconfound.recipes.schema import Recipe, validated
@@ -108,10 +112,11 @@ def train(
     compute = compute or Compute()
     spec = read_spec(recipe)
     wanted = parse_changes(changes) | ({"model": model} if model else {})
+    require(out is not None or not (resume or overwrite), "out", out, "a run folder, to resume or overwrite")
     name = data or wanted.get("data") or spec.get("data") or DEFAULT_DATA
     draft = resolve(spec, data=name, family=_family(spec, wanted) or "generic", changes=wanted)
     folder = RunFolder(out) if out is not None else None
-    if folder is not None and machine.is_first_process():
+    if folder is not None and process_rank() == 0:
         folder.check(resume=resume, overwrite=overwrite)
     fabric = compute.fabric(draft.precision)
     fabric.launch()
@@ -120,12 +125,15 @@ def train(
     resolved = resolve(spec, data=name, family=family, changes=wanted)
     if loaded.train is None:
         raise InputError("data", name, "a data set with a train split")
-    if monitor is not None and fabric.is_global_zero:
-        monitor.message(_announcement(resolved, loaded.train))
     task = _Task(resolved, loaded.train, loaded.class_names, loaded.shape, fabric)
     if folder is not None and fabric.is_global_zero:
         _open(folder, resolved, resume=resume, overwrite=overwrite)
     fabric.barrier()
+    done = task.finished(folder) if folder is not None and resume and folder.record.is_file() else None
+    if monitor is not None and fabric.is_global_zero:
+        monitor.message("finished before; nothing is left to do" if done else _announcement(resolved, loaded.train))
+    if done:
+        return done
     return task.run(folder, Hooks(monitor=monitor, checkpoint_seconds=checkpoint_seconds))
 
 
@@ -136,8 +144,25 @@ def _announcement(recipe: Recipe, source: ImageSource) -> str:
     )
 
 
+def default_run(recipe: str, data: str | None = None) -> Path:
+    """The folder of a run that was given none: ``runs/RECIPE-DATA``.
+
+    >>> str(default_run("pgd-at"))
+    'runs/pgd-at-digits'
+    """
+    spec = read_spec(recipe)
+    name = spec["recipe"] if Path(recipe).name == "recipe.yaml" else Path(recipe).stem
+    place = Path(str(data or spec.get("data") or DEFAULT_DATA)).resolve().name
+    return Path("runs") / f"{name}-{place.replace(':', '-')}"
+
+
 def _family(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> str | None:
     return changes.get("family") or spec.get("family")
+
+
+def _how_to_continue(folder: RunFolder) -> str:
+    recipe, place = (shlex.quote(str(path)) for path in (folder.recipe, folder.path))
+    return f"continue with: deconfound train {recipe} --out {place} --resume"
 
 
 def _open(folder: RunFolder, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
@@ -146,12 +171,20 @@ def _open(folder: RunFolder, recipe: Recipe, *, resume: bool, overwrite: bool) -
         old, new = before.identity(), recipe.identity()
         other = [key for key in new if old.get(key) != new[key]]
         if other:
-            shown = ", ".join(f"{key}={new[key]}" for key in other)
-            ours = ", ".join(f"{key}={old.get(key)}" for key in other)
-            raise InputError("resume", shown, f"the recipe that the run was started with: {ours}")
+            shown, ours = (", ".join(f"{key}={recipe[key]}" for key in other[:3]) for recipe in (new, old))
+            more = f" and {len(other) - 3} other settings" if len(other) > 3 else ""
+            rule = f"the recipe that the run was started with: {ours}{more}; {_how_to_continue(folder)}"
+            raise InputError("resume", shown, rule)
+        if not folder.has_checkpoint():  # from the beginning then
+            folder.metrics.unlink(missing_ok=True)
         return
     folder.prepare(overwrite=overwrite)
     write_text(folder.recipe, recipe.to_yaml())
+
+
+def _without_place(data: str) -> str:
+    """A data name without the folder it may be: weights do not depend on where their data lay."""
+    return "" if Path(data).expanduser().exists() else data
 
 
 class _Task:
@@ -175,24 +208,45 @@ class _Task:
         with seeded(recipe.seed):  # initial weights
             self.model = build_model(recipe, len(class_names), shape)
         self.augmentation = build_augmentation(**recipe.augmentation.model_dump())
+        self.augmentation(torch.zeros(1, *shape), Streams(0, [0]))  # what does not suit the images is refused here
         self.objective = build_objective(self.model, recipe)
+        for name in recipe.players:
+            if name not in self.objective.players():
+                raise unknown_name("players", name, self.objective.players())
+
+    def digest(self) -> str:
+        """What decides the result: the recipe, and the content of the data."""
+        return f"{self.recipe.digest()}-{self.data_digest}"
+
+    def finished(self, folder: RunFolder) -> Trained:
+        """The run that lies in the folder, finished: nothing is left to do or to write.
+
+        Raises:
+            InputError: it was trained on other data.
+        """
+        record = TrainingRecord.read(folder.record)
+        rule = f"the data that the run was trained on, {record.data}; the content differs"
+        require(record.data_digest == self.data_digest, "resume", self.data_name, rule)
+        return Trained(model=load(folder.path), record=record, path=folder.path)
 
     def run(self, folder: RunFolder | None, hooks: Hooks) -> Trained:
         journal = None
         if folder is not None:
             if self.fabric.is_global_zero:
                 journal = TensorBoardMirror(JsonLines(folder.metrics), folder.tensorboard)
-            hooks = replace(hooks, journal=journal, checkpointer=CheckpointFile(folder.path, self.recipe.digest()))
+            hooks = replace(hooks, journal=journal, checkpointer=CheckpointFile(folder.path, self.digest()))
         if self.validation is not None:
             hooks = replace(hooks, validate=validator(self.recipe, self.validation, self.fabric))
         with stop_requests() as requested:
             hooks = replace(hooks, augmentation=self.augmentation, should_stop=lambda: bool(requested()))
-            result = fit(self.objective, self.source, self.recipe, self.fabric, hooks)
-            if journal is not None:
-                journal.close()
+            try:
+                result = fit(self.objective, self.source, self.recipe, self.fabric, hooks)
+            finally:
+                if journal is not None:
+                    journal.close()
             if result.stopped:
-                where = f"; continue with --resume (--out {folder.path})" if folder else ""
-                raise Stopped(requested(), f"stopped in epoch {result.epochs_run + 1}{where}")
+                how = f", saved; {_how_to_continue(folder)}" if folder else ""
+                raise Stopped(requested(), f"stopped in epoch {result.epochs_run + 1} of {self.recipe.epochs}{how}")
         models.fit_state(self.model, result.model, "training result")
         record = self._record(result)
         if folder is not None and self.fabric.is_global_zero:
@@ -226,7 +280,7 @@ class _Task:
             "class_names": self.class_names,
             "data_digest": self.data_digest,
             "normalisation": self.recipe.normalisation.model_dump() if self.recipe.normalisation else None,
-            "recipe": self.recipe.identity() | {"data": self.data_name},
+            "recipe": self.recipe.identity() | {"data": _without_place(self.recipe.data)},
             "recipe_digest": self.recipe.digest(),
             "shape": self.shape,
         }

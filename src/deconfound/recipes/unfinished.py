@@ -35,8 +35,8 @@ def journal_beside(record: Path, *, overwrite: bool = False) -> Iterator[Journal
     try:
         yield journal
     except InputError as error:
-        if is_new and len(journal.entries()) <= 1:  # it says what was asked, and nothing else yet
-            path.unlink(missing_ok=True)
+        if is_new and path.exists() and len(journal.entries()) <= 1:  # it says what was asked, and nothing else yet
+            path.unlink()
         if error.field.startswith("journal"):
             rule = f"{error.rule}; {path} holds an unfinished evaluation with other settings (--overwrite forgets it)"
             raise InputError(error.field, error.value, rule) from None

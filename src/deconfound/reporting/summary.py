@@ -146,6 +146,11 @@ def _shared_doubts(names: Sequence[str], evaluations: Sequence[EvaluationRecord]
         lines.append(f"No check of trust was recorded for {_few(bare)}.")
     if weak := [name for name, record in pairs if not record.attacks]:
         lines.append(f"No attack was run on {_few(weak)}: the robust accuracy is only the clean one.")
+    if single := [name for name, record in pairs if len(record.attacks) == 1]:
+        lines.append(
+            f"A single attack was run on {_few(single, len(evaluations))}: the robust accuracy is an upper bound,"
+            " which a stronger suite may lower."
+        )
     missing: dict[str, list[str]] = {}
     for name, record in pairs:
         if skipped := [clean(check.name) for check in record.verdict.checks if check.passed is None]:

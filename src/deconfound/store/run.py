@@ -18,23 +18,30 @@ FILES = (
     "record.json",
 )
 FOLDERS = ("tensorboard", "stages")
+EVALUATIONS = "evaluate-*.json*"
 
 
 class RunFolder:
     """Paths of a run, and the rules for starting one where something already lies.
 
     ``RUN/recipe.yaml`` (resolved), ``metrics.jsonl``, ``last.ckpt``, ``previous.ckpt``, ``model.safetensors``,
-    ``players.safetensors``, ``record.json``, ``tensorboard/``.
+    ``players.safetensors``, ``record.json``, ``tensorboard/``, and ``evaluate-*.json`` once it was judged.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.recipe, self.metrics, _, _, self.model, self.players, self.record = (self.path / f for f in FILES)
+        self.recipe, self.metrics, self.last, self.previous, self.model, self.players, self.record = (
+            self.path / f for f in FILES
+        )
         self.tensorboard = self.path / "tensorboard"
 
     def exists(self) -> bool:
         """Whether a run lies here: its recipe is written first and never missing."""
         return self.recipe.is_file()
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is anything to resume from."""
+        return self.last.is_file() or self.previous.is_file()
 
     def check(self, *, resume: bool = False, overwrite: bool = False) -> None:
         """Say whether a run may start here; changes nothing.
@@ -43,7 +50,7 @@ class RunFolder:
             InputError: a file in the way, a folder with other content, a run without ``resume`` or ``overwrite``.
         """
         shown = str(self.path)
-        require(not (resume and overwrite), "resume", True, "not together with overwrite")
+        require(not (resume and overwrite), "resume", True, "either resume or overwrite, not both")
         require(not self.path.exists() or self.path.is_dir(), "out", shown, "a folder; a file of this name exists")
         if self.exists():
             rule = "a new folder; a run lies here (--resume continues it, --overwrite replaces it)"
@@ -58,6 +65,8 @@ class RunFolder:
             if overwrite:
                 for name in reversed(FILES):  # the recipe goes last: until then the folder is a run
                     (self.path / name).unlink(missing_ok=True)
+                for judged in self.path.glob(EVALUATIONS):  # of the network that goes
+                    judged.unlink()
                 for name in FOLDERS:
                     shutil.rmtree(self.path / name, ignore_errors=True)
         except OSError as error:

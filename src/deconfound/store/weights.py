@@ -58,12 +58,11 @@ def _read_torch(path: Path, field: str) -> dict[str, Any]:
     try:
         found = torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError:
-        rule = "plain tensors; this pickle holds other objects, which could run code, so it is not opened"
+        rule = "plain tensors; this is no state dict, or a pickle of objects that could run code, and is not opened"
         raise InputError(field, str(path), rule) from None
-    except (RuntimeError, EOFError, ValueError, OSError, AttributeError, KeyError) as error:
-        raise InputError(
-            field, str(path), f"an intact file of tensors ({' '.join(str(error).split())[:120]})"
-        ) from None
+    except (RuntimeError, EOFError, ValueError, OSError, AttributeError, LookupError) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
+        raise InputError(field, str(path), f"an intact file of tensors ({reason})") from None
     if not isinstance(found, Mapping):
         raise InputError(field, str(path), f"a state dict of tensors; this file holds a {type(found).__name__}")
     return dict(found)

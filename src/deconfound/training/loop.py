@@ -177,7 +177,7 @@ class _Run:
             state.warnings.append(warning)
             self._message(warning)
         score = row.get("validation_robust", row.get("validation_clean"))
-        if score is not None and settings.selection.keep == "best":
+        if score is not None and (settings.selection.keep == "best" or settings.selection.patience is not None):
             state.best.offer(state.epoch, score, state.kept_model().state_dict())
         self._write_down(row)
         state.finished = state.epoch + 1 >= settings.epochs or state.best.exhausted(settings.selection, state.epoch)

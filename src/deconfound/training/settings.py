@@ -29,7 +29,7 @@ class OptimizerSettings(Settings):
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> OptimizerSettings:
         if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0")
+            raise ValueError("a momentum above 0 with nesterov")
         return self
 
 
@@ -48,7 +48,7 @@ class ScheduleSettings(Settings):
     @model_validator(mode="after")
     def _milestones_ascend(self) -> ScheduleSettings:
         if list(self.milestones) != sorted(self.milestones):
-            raise ValueError("milestones must ascend")
+            raise ValueError("milestones in ascending order")
         return self
 
 
@@ -65,7 +65,8 @@ class SelectionSettings(Settings):
 
     ``size`` images are carved from train (never more than a tenth of it); the score is their accuracy under a PGD of
     ``steps`` steps, or the clean accuracy for objectives without adversarial examples. ``patience`` epochs without a
-    better score end training early; None never does.
+    better score end training early; None never does. ``last`` is for training without adversarial examples and for
+    stochastic networks, whose PGD accuracy would select for masking.
     """
 
     keep: Literal["best", "last"] = "best"
@@ -77,7 +78,7 @@ class SelectionSettings(Settings):
     @model_validator(mode="after")
     def _best_needs_images(self) -> SelectionSettings:
         if self.size == 0 and (self.keep == "best" or self.patience is not None):
-            raise ValueError("size 0 leaves no validation images: set keep to 'last' and patience to null")
+            raise ValueError("validation images; for size 0 set selection.keep=last and no patience")
         return self
 
 
