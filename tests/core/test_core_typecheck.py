@@ -48,7 +48,9 @@ def test_what_fits_a_protocol_passes_and_what_does_not_fails(tmp_path):
     (torch_stub / "nn").mkdir(parents=True)
     (torch_stub / "__init__.pyi").write_text(STUB)
     (torch_stub / "nn" / "__init__.pyi").write_text(NN_STUB)
-    (torch_stub / "nn" / "functional.pyi").write_text("from typing import Any\ndef __getattr__(name: str) -> Any: ...\n")
+    (torch_stub / "nn" / "functional.pyi").write_text(
+        "from typing import Any\ndef __getattr__(name: str) -> Any: ...\n"
+    )
     config = tmp_path / "mypy.ini"
     config.write_text(CONFIG.format(stubs=torch_stub.parent, source=SOURCE))
     options = ["--config-file", str(config), "--cache-dir", str(tmp_path / "cache")]

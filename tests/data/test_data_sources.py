@@ -99,6 +99,22 @@ def test_class_folders_alone_are_a_train_split(make_folder):
     assert (len(data.train), data.test, data.class_names) == (3, None, ("cat", "dog"))
 
 
+def test_only_the_asked_parts_are_decoded(make_folder):
+    folder = make_folder({"train": {"a": [1, 2], "b": [3]}, "test": {"a": [4], "b": [5]}})
+    whole, part = load(str(folder)), load(str(folder), parts=("test",))
+    assert part.train is None
+    assert part.class_names == whole.class_names
+    assert part.test.digest() == whole.test.digest()
+    with pytest.raises(InputError, match="parts: got"):
+        load(str(folder), parts=("tset",))
+
+
+def test_a_set_without_the_asked_part(make_folder):
+    folder = make_folder({"": {"a": [1], "b": [2]}})
+    with pytest.raises(InputError, match="a data set with test images"):
+        load(str(folder), parts=("test",))
+
+
 def test_words_in_file_names_do_not_make_splits(make_folder):
     folder = make_folder({"": {"cat": [0], "dog": [1]}})
     (folder / "cat" / "000.png").rename(folder / "cat" / "test_0.png")

@@ -236,3 +236,37 @@ def _accuracy(model, source):
         share = (model(source.images).argmax(1) == source.labels).float().mean().item()
     model.train(training)
     return share
+
+
+def test_catastrophic_overfitting_is_said_once():
+    scores, said = iter([0.6, 0.1, 0.0]), []
+
+    class Monitor:
+        def start(self, task, total, done=0): ...
+
+        def update(self, done, values): ...
+
+        def message(self, text):
+            said.append(text)
+
+        def finish(self): ...
+
+    hooks = Hooks(validate=lambda model: {"validation_robust": next(scores)}, monitor=Monitor())
+    result = fit(PlainCE(tiny_net()), ToySource(), settings(epochs=3), hooks=hooks)
+    assert len(said) == 1
+    assert said[0].startswith("catastrophic overfitting in epoch 1: PGD accuracy fell from 60.0 % to 10.0 %")
+    assert result.warnings == tuple(said)
+
+
+def test_channels_last_reaches_the_network_and_the_weights():
+    seen = []
+
+    class Spy(PlainCE):
+        def steps(self, batch, progress, streams):
+            seen.append(batch.images.is_contiguous(memory_format=torch.channels_last))
+            return super().steps(batch, progress, streams)
+
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 4))
+    fit(Spy(net), ToySource(), settings(epochs=1, channels_last=True))
+    assert all(seen)
+    assert net[2].weight.is_contiguous(memory_format=torch.channels_last)

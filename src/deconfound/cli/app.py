@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -87,7 +88,8 @@ def train(
     model: Annotated[str | None, typer.Option(metavar="M", help="Network in place of the recipe's.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder [runs/RECIPE-DATA].")] = None,
     changes: Annotated[
-        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of RUN/recipe.yaml; may be repeated."),
     ] = [],  # noqa: B006 (typer copies it)
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     overwrite: Overwrite = False,
@@ -170,8 +172,9 @@ def evaluate(
 ) -> None:
     """Attack a trained network and record what it withstands.
 
-    Examples: deconfound evaluate runs/first
-    deconfound evaluate lenet5 --weights lenet.pt --data FOLDER --eps 0.3
+    Example: deconfound evaluate runs/first
+
+    Example: deconfound evaluate lenet5 --weights lenet.pt --data FOLDER --eps 0.3
     """
     from deconfound.recipes.evaluating import Judging, Target, evaluate_target
     from deconfound.reporting.tables import evaluation_table
@@ -246,6 +249,12 @@ def _complain(text: str) -> None:
     typer.echo(f"error{place}: {' '.join(text.split())}", err=True)
 
 
+def _drop_output() -> None:
+    """What standard output could not take is not tried again when the process ends."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run a command; every expected failure is one plain line on standard error.
 
@@ -272,10 +281,11 @@ def run(arguments: list[str] | None = None) -> int:
         return 128 + stop.signal
     except (typer.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except SystemExit as end:  # typer leaves so where the reader of a pipe has gone
+        return end.code if isinstance(end.code, int) else FAILED
     except OSError as error:  # a name too long, no right to read, standard output on a full disk
         _complain(f"{error.filename or 'system'}: {error.strerror or error}")
+        if error.filename is None:
+            _drop_output()
         return BAD_INPUT
     return code if isinstance(code, int) else 0

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 
 class Screen:
@@ -31,11 +32,12 @@ class Screen:
         if self.quiet or not self.errors.is_terminal:
             return
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=len(task))),
+            BarColumn(bar_width=16),  # the first to give way on a narrow screen, the values' end the second
+            TaskProgressColumn(table_column=Column(no_wrap=True, min_width=4)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
+            TextColumn("left", table_column=Column(no_wrap=True, min_width=4)),
             TextColumn("{task.fields[values]}"),
-            TimeRemainingColumn(),
             console=self.errors,
             transient=True,
         )
@@ -45,7 +47,7 @@ class Screen:
     def update(self, done: int, values: Mapping[str, float]) -> None:
         """Move the bar."""
         if self._progress is not None and self._task is not None:
-            text = "  ".join(f"{name} {_shown(name, value)}" for name, value in values.items())
+            text = " ".join(f"{name} {_shown(name, value)}" for name, value in values.items())
             self._progress.update(self._task, completed=done, values=text)
 
     def message(self, text: str) -> None:

@@ -5,7 +5,7 @@ Shapes: N images (N, C, H, W) uint8 or float32, labels (N,) int64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ class Wanted(NamedTuple):
     channels: int | None
     limit_memory: int
     workers: int
+    parts: Sequence[str] = ("train", "test")
 
 
 Pair = tuple[ImageSource | None, ImageSource | None]
@@ -48,6 +49,8 @@ def assemble(name: str, splits: Mapping[str, Split], wanted: Wanted) -> Pair:
         InputError: no usable split, an empty one, or anything wrong with its images or labels.
     """
     chosen = _chosen(name, splits)
+    some = any(role in wanted.parts for role in chosen)
+    require(some, "data", name, f"a data set with {' or '.join(wanted.parts)} images; it has {', '.join(chosen)}")
     pairs = [role for role, split in chosen.items() if isinstance(split, (tuple, list))]
     rule = "tables for all splits or (images, labels) for all splits"
     require(len(pairs) in (0, len(chosen)), f"data: {name}", f"(images, labels) for {pairs} only", rule)
@@ -107,8 +110,9 @@ def _from_tables(name: str, chosen: Mapping[str, Any], wanted: Wanted) -> dict[s
             role: StreamedImages(part, labels[role], names, f"{_shown(name)}[{role}]", form, workers=wanted.workers)
             for role, part in rows.items()
         }
-    images = _one_shape({role: _decoded(part, shape, wanted) for role, part in rows.items()})
-    return {role: MemoryImages(images[role], labels[role], names, f"{_shown(name)}[{role}]") for role in rows}
+    asked = {role: part for role, part in rows.items() if role in wanted.parts}
+    images = _one_shape({role: _decoded(part, shape, wanted) for role, part in asked.items()})
+    return {role: MemoryImages(images[role], labels[role], names, f"{_shown(name)}[{role}]") for role in asked}
 
 
 def _probe(rows: Mapping[str, columns.EncodedRows], wanted: Wanted) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,7 @@ def load(
     channels: int | None = None,
     limit_memory: int = LIMIT_MEMORY,
     workers: int = 2,
+    parts: Sequence[str] = ("train", "test"),
 ) -> DataSet:
     """The data set of that name.
 
@@ -78,6 +79,7 @@ def load(
         channels: 1 refuses colour, 3 repeats grey three times; by default as the images are.
         limit_memory: decoded bytes, over all splits, above which images are decoded as they are needed.
         workers: processes that decode then.
+        parts: splits that are wanted; of tables on disk only these are decoded, though all are checked.
 
     Raises:
         InputError: whatever is wrong with the name or the data, in one line.
@@ -90,11 +92,13 @@ def load(
     require(channels in (None, 1, 3), "channels", channels, "1 (grey) or 3 (RGB)")
     require(limit_memory >= 0, "limit_memory", limit_memory, "at least 0 bytes")
     require(workers >= 0, "workers", workers, "at least 0")
-    wanted = Wanted(size, channels, limit_memory, workers)
+    known = set(parts) <= {"train", "test"} and bool(parts)
+    require(known, "parts", tuple(parts), "train, test or both")
+    wanted = Wanted(size, channels, limit_memory, workers, tuple(parts))
     with nullcontext() if name == "digits" else quiet():  # the data libraries take a second to import
         train, test = assemble(name, _read(name), wanted)
     either = train or test
-    assert either is not None  # assemble refuses data without a split
+    assert either is not None  # assemble refuses data without an asked split
     shape, classes = either.shape, either.class_names
     return DataSet(name, family_of(name, shape, len(classes)), train, test, classes, shape)
 

@@ -117,8 +117,14 @@ def evaluate(
         InputError: images outside [0, 1], labels outside 0..K-1, unknown suite, and the like.
     """
     settings = Judging(**judging)  # type: ignore[arg-type]
-    names = tuple(class_names) if class_names is not None else _class_names(model, images)
+    require(isinstance(threat, ThreatModel), "threat", threat, 'a ThreatModel, such as ThreatModel("linf", "8/255")')
     state = dict(model.state_dict()) if isinstance(model, nn.Module) else {}
+    device = next((tensor.device for tensor in state.values()), torch.device("cpu"))
+    names = _class_names(model, images, device)
+    if class_names is not None:
+        rule = f"a name for each of the {len(names)} classes"
+        require(not names or len(class_names) == len(names), "class_names", list(class_names), rule)
+        names = tuple(class_names)
     provenance = Provenance(
         model=name or type(model).__name__,
         model_digest=digest_tensors(state),
@@ -126,7 +132,7 @@ def evaluate(
         data=data or (images.name if not isinstance(images, Tensor) else "tensors"),
         data_digest=_digest(images, labels),
         class_names=names,
-        machine=machine.describe(next((t.device for t in state.values()), "cpu")),
+        machine=machine.describe(device),
         budget=settings.budget,
     )
     return settings.run(model, images, labels, index, threat, provenance, monitor=monitor)
@@ -139,13 +145,15 @@ def _digest(images: Tensor | ImageSource, labels: Tensor | None) -> str:
     return digest_tensors(named)
 
 
-def _class_names(model: nn.Module, images: Tensor | ImageSource) -> tuple[str, ...]:
+def _class_names(model: nn.Module, images: Tensor | ImageSource, device: torch.device) -> tuple[str, ...]:
+    """The source's, or 0..K-1; none where the model does not take the images, which judging refuses with a reason."""
     if not isinstance(images, Tensor):
         return images.class_names
-    if not images.is_floating_point() or images.ndim != 4 or not len(images):
-        return ()  # refused with a reason when it is judged
-    with evaluating(model), torch.no_grad():
-        logits = model(images[:1])
+    try:
+        with evaluating(model), torch.no_grad():
+            logits = model(images[:1].to(device))
+    except (RuntimeError, ValueError):
+        return ()
     return tuple(str(k) for k in range(logits.shape[-1]))
 
 
@@ -198,7 +206,7 @@ def evaluate_target(
     require(name is not None, "data", None, "a data set (--data): only runs know theirs")
     assert name is not None
     threat = _threat_early(target, loaded)
-    images = load_data(name, size=loaded.recipe.image_size if loaded and loaded.recipe else None)
+    images = load_data(name, size=loaded.recipe.image_size if loaded and loaded.recipe else None, parts=("test",))
     test = images.test
     require(test is not None, "data", name, "a data set with a test split")
     assert test is not None

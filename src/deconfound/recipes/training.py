@@ -120,7 +120,7 @@ def train(
         folder.check(resume=resume, overwrite=overwrite)
     fabric = compute.fabric(draft.precision)
     fabric.launch()
-    loaded = load_data(name, size=draft.image_size, workers=compute.workers)
+    loaded = load_data(name, size=draft.image_size, workers=compute.workers, parts=("train",))
     family = _family(spec, wanted) or loaded.family
     resolved = resolve(spec, data=name, family=family, changes=wanted)
     if loaded.train is None:
@@ -130,7 +130,8 @@ def train(
         _open(folder, resolved, resume=resume, overwrite=overwrite)
     fabric.barrier()
     done = task.finished(folder) if folder is not None and resume and folder.record.is_file() else None
-    if monitor is not None and fabric.is_global_zero:
+    continued = folder is not None and resume and folder.has_checkpoint()
+    if monitor is not None and fabric.is_global_zero and (done or not continued):
         monitor.message("finished before; nothing is left to do" if done else _announcement(resolved, loaded.train))
     if done:
         return done

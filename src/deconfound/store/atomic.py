@@ -12,7 +12,9 @@ from deconfound.errors import InputError
 
 def cannot_write(path: Path, error: OSError) -> InputError:
     """The one line for a full disk, a missing right, and the like."""
-    return InputError("out", str(path), f"a place that can be written ({error.strerror or error}); nothing was changed")
+    in_the_way = isinstance(error, (FileExistsError, NotADirectoryError))
+    reason = "a file lies where a folder is needed" if in_the_way else error.strerror or error
+    return InputError("out", str(path), f"a place that can be written ({reason}); nothing was changed")
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deconfound.store.atomic import cannot_write, write_text
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+    from deconfound.store.events import EventFile
 
 
 class JsonLines:
@@ -67,33 +68,35 @@ class TensorBoardMirror:
     def __init__(self, journal: JsonLines, folder: str | Path) -> None:
         self._journal = journal
         self._folder = Path(folder)
-        self._writer: SummaryWriter | None = None
+        self._file: EventFile | None = None
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add one entry to both."""
         self._journal.append(entry)
+        numbers = {
+            name.replace("_", "/", 1): float(value)
+            for name, value in entry.items()
+            if name != "epoch" and isinstance(value, (int, float))
+        }
         epoch = int(entry["epoch"])
         try:
-            writer = self._opened(epoch)
-            for name, value in entry.items():
-                if name != "epoch" and isinstance(value, (int, float)):
-                    writer.add_scalar(name.replace("_", "/", 1), value, epoch)
-            writer.flush()
+            self._opened(epoch).add(epoch, numbers)
         except OSError as error:
             raise cannot_write(self._folder, error) from None
 
-    def _opened(self, epoch: int) -> SummaryWriter:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, needed only here
+    def _opened(self, epoch: int) -> EventFile:
+        if self._file is None:
+            from deconfound.store.events import EventFile  # slow to import, needed only here
 
-            self._writer = SummaryWriter(str(self._folder), purge_step=epoch)
-        return self._writer
+            self._file = EventFile(self._folder, epoch)
+        return self._file
 
     def entries(self) -> list[dict[str, Any]]:
         """All entries, oldest first."""
         return self._journal.entries()
 
     def close(self) -> None:
-        """Close TensorBoard's file."""
-        if self._writer is not None:
-            self._writer.close()
+        """Close TensorBoard's file; what could not be written was reported before."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def _read_safetensors(path: Path, field: str) -> tuple[dict[str, Any], dict[str,
 
 def _read_torch(path: Path, field: str) -> dict[str, Any]:
     try:
-        found = torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual pickles: an error says enough
+            found = torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError:
         rule = "plain tensors; this is no state dict, or a pickle of objects that could run code, and is not opened"
         raise InputError(field, str(path), rule) from None

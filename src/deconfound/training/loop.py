@@ -114,7 +114,8 @@ class _Run:
             self._batch(batch, progress)
             state.step += 1
             self._tell()
-            if (world == 1 or state.step % AGREE_EVERY == 0) and agreed(self.fabric, self.hooks.should_stop()):
+            due = world == 1 or (state.epoch * self.steps + state.step) % AGREE_EVERY == 0
+            if due and agreed(self.fabric, self.hooks.should_stop()):
                 return True
             if time.monotonic() - self.saved_at >= self.hooks.checkpoint_seconds:
                 self._save()

@@ -1,0 +1,21 @@
+"""A tiny run that the tests of this room share."""
+
+from __future__ import annotations
+
+import pytest
+
+from deconfound.recipes.training import train
+
+TINY = {"epochs": 2, "steps": 2, "selection.steps": 1}
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Changes that make a training on digits last a fraction of a second."""
+    return dict(TINY)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A finished run of pgd-at on digits; not to be written to."""
+    return train("pgd-at", out=tmp_path_factory.mktemp("runs") / "pgd-at", changes=TINY)

@@ -1,0 +1,307 @@
+"""Evaluation of runs, networks and tensors: figures that repeat, and one line for whatever is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from toys import tiny_net
+
+import deconfound
+from deconfound.core.threat import ThreatModel
+from deconfound.errors import InputError
+from deconfound.recipes.evaluating import Judging, Target, chosen, evaluate_target
+from deconfound.records import EvaluationRecord
+
+THREAT = ThreatModel("linf", 0.1)
+FAST = Judging(checks=False, curve=False, gallery=0)
+
+
+def comparable(record):
+    """What must repeat: everything but times."""
+    timed = {"seconds", "cpu_seconds", "notes"}
+    attacks = [attack.model_dump(exclude={"seconds"}) for attack in record.attacks]
+    return record.model_dump(exclude=timed | {"attacks"}) | {"attacks": attacks}
+
+
+def examples(count=24, classes=4, size=8):
+    generator = torch.Generator().manual_seed(5)
+    return torch.rand(count, 1, size, size, generator=generator), torch.arange(count) % classes
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return shutil.copytree(trained.path, tmp_path / "run")
+
+
+def test_a_run_knows_its_data_and_threat(run):
+    record, path = evaluate_target(Target(target=str(run), n=30), FAST)
+    assert path == run / "evaluate-quick-linf-0.1-n30.json"
+    assert EvaluationRecord.read(path) == record
+    assert not path.with_name(path.name + ".journal").exists()
+    assert (record.model, record.defence, record.data, record.n) == ("run", "pgd-at", "digits[test]", 30)
+    assert record.threat.model_dump() == {"norm": "linf", "eps": 0.1, "box": (0.0, 1.0)}
+    assert record.training["epochs"] == 2
+    assert [outcome.index for outcome in record.outcomes] == list(range(30))
+    assert record.clean_accuracy == sum(o.broken_by != "clean" for o in record.outcomes) / 30
+    assert record.robust_accuracy == sum(o.broken_by is None for o in record.outcomes) / 30
+
+
+def test_a_file_of_the_run_knows_its_data_too(run):
+    record, path = evaluate_target(Target(target=str(run / "model.safetensors"), n=10), FAST)
+    assert path is None
+    assert record.data == "digits[test]"
+    assert record.model_digest == evaluate_target(Target(target=str(run), n=10), FAST)[0].model_digest
+
+
+def test_the_norm_picks_the_familys_radius(run):
+    for norm, radius, name in (("l2", 2, "l2-2"), ("L1", 10, "l1-10")):
+        record, path = evaluate_target(Target(target=str(run), norm=norm, n=5), FAST)
+        assert record.threat.eps == radius
+        assert path.name == f"evaluate-quick-{name}-n5.json"
+    record, path = evaluate_target(Target(target=str(run), norm="l2", eps="1/2", n=5), FAST)
+    assert record.threat.eps == 0.5
+    assert path.name == "evaluate-quick-l2-0.5-n5.json"
+
+
+def test_the_file_name_tells_evaluations_apart(run):
+    for target, judging, name in (
+        ({"n": 5, "eps": "8/255"}, {}, "evaluate-quick-linf-8-255-n5.json"),
+        ({"n": 5, "sample": 3}, {}, "evaluate-quick-linf-0.1-n5-sample3.json"),
+        ({"n": 5}, {"seed": 2}, "evaluate-quick-linf-0.1-n5-seed2.json"),
+    ):
+        plain = {"checks": False, "curve": False, "gallery": 0}
+        _, path = evaluate_target(Target(target=str(run), **target), Judging(**judging, **plain))
+        assert path.name == name
+
+
+def test_samples_are_drawn_by_seed_alone():
+    assert chosen(100, 3, None).tolist() == [0, 1, 2]
+    drawn = chosen(100, 20, 7)
+    assert torch.equal(drawn, chosen(100, 20, 7))
+    assert not torch.equal(drawn, chosen(100, 20, 8))
+    assert drawn.unique().tolist() == drawn.tolist()
+    assert set(chosen(100, 10, 7).tolist()) < set(drawn.tolist())
+    assert chosen(100, None, 7).tolist() == list(range(100))
+
+
+def test_weights_under_a_networks_name(run, tmp_path):
+    by_run, _ = evaluate_target(Target(target=str(run), n=20), FAST)
+    foreign = Target(target="small", weights=str(run / "model.safetensors"), data="digits", n=20)
+    record, path = evaluate_target(foreign, FAST, out=tmp_path / "deep" / "er" / "record.json")
+    assert path.is_file()
+    assert record.defence == ""
+    assert record.threat.eps == 0.1  # of the data family
+    assert record.robust_accuracy == by_run.robust_accuracy
+    assert [o.model_dump() for o in record.outcomes] == [o.model_dump() for o in by_run.outcomes]
+
+
+def test_a_folder_called_like_a_network_is_no_obstacle(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    weights = str(run / "model.safetensors")
+    record, _ = evaluate_target(Target(target="small", weights=weights, data="digits", n=5), FAST)
+    assert record.model == "small"
+
+
+def test_third_party_weights(shared):
+    target = Target(
+        target="lenet5",
+        weights=str(shared / "weights" / "mnist_lenet5_adv.pt"),
+        data=str(shared / "data" / "mnist"),
+        n=20,
+    )
+    record, path = evaluate_target(target, FAST)
+    assert path is None
+    assert record.threat.eps == 0.3
+    assert record.clean_accuracy >= 0.95
+    assert record.robust_accuracy >= 0.8  # trained against this threat by others
+
+
+class Cut(Exception):  # noqa: N818
+    """Stands for a kill."""
+
+
+class CutAfter:
+    """A monitor that ends the evaluation at its n-th update."""
+
+    def __init__(self, updates):
+        self.left = updates
+
+    def start(self, task, total, done=0):
+        pass
+
+    def update(self, done, values):
+        self.left -= 1
+        if not self.left:
+            raise Cut
+
+    def message(self, text):
+        pass
+
+    def finish(self):
+        pass
+
+
+class TestJournal:
+    small = Judging(batch_size=10, checks=False, curve=False, gallery=2)
+
+    def cut(self, run, updates=6, **target):
+        with pytest.raises(Cut):
+            evaluate_target(Target(target=str(run), n=40, **target), self.small, monitor=CutAfter(updates))
+        return run / "evaluate-quick-linf-0.1-n40.json.journal"
+
+    def test_an_interrupted_evaluation_goes_on(self, run, trained, tmp_path):
+        whole, _ = evaluate_target(Target(target=str(run), n=40), self.small, out=tmp_path / "whole.json")
+        journal = self.cut(run)
+        lines = journal.read_text().splitlines()
+        assert len(lines) == 7  # the call, four batches of clean images, two of attacked ones
+        entry = json.loads(lines[1])
+        entry["cost"][0] = 12345.0  # a piece that is not done again shows its mark
+        lines[1] = json.dumps(entry, sort_keys=True)
+        journal.write_text("\n".join(lines) + '\n{"piece": "cut o')
+        resumed, path = evaluate_target(Target(target=str(run), n=40), self.small)
+        assert comparable(resumed) == comparable(whole)
+        assert resumed.seconds > 12345
+        assert not journal.exists()
+        assert path.exists()
+
+    def test_other_settings_are_refused_with_a_way_out(self, run):
+        journal = self.cut(run)
+        before = journal.read_bytes()
+        target = Target(target=str(run), n=40)
+        other = Judging(batch_size=20, checks=False, curve=False, gallery=2)
+        with pytest.raises(InputError) as caught:
+            evaluate_target(target, other)
+        message = str(caught.value)
+        assert message.startswith("journal: batch_size: got 10; expected 20, as in this call")
+        assert message.endswith(f"{journal} holds an unfinished evaluation with other settings (--overwrite forgets it)")
+        assert journal.read_bytes() == before
+        _, path = evaluate_target(target, other, overwrite=True)
+        assert path.exists()
+        assert not journal.exists()
+
+    def test_a_finished_record_is_not_replaced_unasked(self, run):
+        target = Target(target=str(run), n=5)
+        _, path = evaluate_target(target, FAST)
+        path.write_text("mine")
+        with pytest.raises(InputError, match="a finished record lies here"):
+            evaluate_target(target, FAST)
+        assert path.read_text() == "mine"
+        evaluate_target(target, FAST, overwrite=True)
+        assert EvaluationRecord.read(path).n == 5
+
+
+@pytest.mark.parametrize(
+    ("target", "match"),
+    [
+        ({"target": "small"}, "weights: got None; expected a file of weights"),
+        ({"target": "smal"}, "target: got 'smal'; expected a run folder that exists, or a network"),
+        ({"target": "small", "weights": "RUN/model.safetensors"}, "data: got None; expected a data set"),
+        ({"target": "small", "weights": "nowhere", "data": "digits"}, "weights: got 'nowhere'"),
+        ({"weights": "RUN/model.safetensors"}, "weights: got .* expected none with a run"),
+        ({"mean": (0.5,), "std": (0.5,)}, r"mean: got \(0.5,\); expected none with a run"),
+        ({"target": "small", "weights": "RUN/model.safetensors", "data": "digits", "mean": (1,)}, "mean and std together"),
+        ({"n": 0}, "n: got 0; expected between 1 and the split's 360 images"),
+        ({"n": 361}, "n: got 361"),
+        ({"n": 3, "sample": -1}, "sample: got -1"),
+        ({"n": 3, "sample": 2**70}, "sample: got"),
+        ({"eps": "8/255x"}, "eps: got '8/255x'"),
+        ({"eps": 8}, "eps: got 8.0; expected at most 1 for linf"),
+        ({"norm": "l7"}, "norm: got 'l7'"),
+        ({"data": "digit"}, "data: got 'digit'"),
+        ({"device": "foo"}, "device: got 'foo'"),
+        ({"device": "meta"}, "device: got 'meta'"),
+        ({"target": "RUN/record.json"}, "run: got"),
+        ({"target": "RUN/players.safetensors"}, "8 missing: conv1.weight, .* 8 unexpected: model/conv1"),
+        ({"target": "RUN/tensorboard"}, "a folder with model.safetensors, as train leaves it"),
+    ],
+)
+def test_bad_targets(run, target, match, monkeypatch):
+    arguments = {"target": str(run)} | target
+    arguments = {k: v.replace("RUN", str(run)) if isinstance(v, str) else v for k, v in arguments.items()}
+    before = sorted(run.rglob("*"))
+    with pytest.raises(InputError, match=match) as caught:
+        evaluate_target(Target(**arguments), FAST)
+    assert "\n" not in str(caught.value)
+    assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize("judging", [{"suite": "quik"}, {"budget": "x"}, {"seed": -1}, {"seed": 2**63}, {"batch_size": 0}])
+def test_bad_judging(run, judging):
+    (key,) = judging
+    with pytest.raises(InputError, match=f"^{key}: got"):
+        evaluate_target(Target(target=str(run)), Judging(**judging))
+
+
+def test_a_place_that_cannot_be_written(run):
+    before = sorted(run.rglob("*"))
+    for out, match in ((run, "a file; a folder lies here"), (run / "record.json" / "below", "a file lies where a folder is needed")):
+        with pytest.raises(InputError, match=match):
+            evaluate_target(Target(target=str(run), n=5), FAST, out=out)
+    assert sorted(run.rglob("*")) == before
+
+
+class TestTensors:
+    def judged(self, images, labels, model=None, **settings):
+        settings = {"checks": False, "curve": False, "gallery": 0} | settings
+        return deconfound.evaluate(model or tiny_net(), images, labels, threat=THREAT, **settings)
+
+    def test_repeats_itself_whatever_the_batch_size(self):
+        images, labels = examples()
+        model = tiny_net().double()
+        one = self.judged(images.double(), labels, model)
+        two = self.judged(images.double(), labels, model, batch_size=7)
+        assert comparable(one) == comparable(two)
+        assert one.model == "Sequential"
+        assert one.class_names == ("0", "1", "2", "3")
+        assert model.training  # as it came
+
+    def test_bad_tensors_are_one_line(self):
+        images, labels = examples()
+        nan = images.clone()
+        nan[3, 0, 0, 0] = torch.nan
+        for wrong, match in (
+            ((images * 255, labels), "divide by 255"),
+            (((images - 0.5) / 0.3, labels), "leave normalisation to the model"),
+            ((nan, labels), "NaN or infinite pixels in image 3"),
+            (((images * 255).to(torch.uint8), labels), "dtype uint8"),
+            ((images[0], labels[:1]), "shape"),
+            ((images[:0], labels[:0]), "at least one image"),
+            ((images.repeat(1, 3, 1, 1), labels), "images that the model accepts"),
+            ((images[:, :, :7], labels), "images that the model accepts"),
+            ((images, labels + 1), r"labels within 0\.\.3"),
+            ((images, labels - 1), r"labels within 0\.\.3"),
+            ((images, labels[:-1]), "one label for each image"),
+            ((images, labels.float()), "labels: got"),
+            ((images, None), "labels: got"),
+        ):
+            with pytest.raises(InputError, match=match) as caught:
+                self.judged(*wrong)
+            assert "\n" not in str(caught.value)
+
+    def test_bad_models_are_one_line(self):
+        images, labels = examples()
+        for model, match in (
+            (torch.nn.Flatten(0), "logits of shape"),
+            (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1)), "K of at least 2"),
+            (torch.nn.Linear(3, 3), "images that the model accepts"),
+        ):
+            with pytest.raises(InputError, match=match):
+                self.judged(images, labels, model)
+
+    def test_class_names_fit_the_model(self):
+        images, labels = examples()
+        with pytest.raises(InputError, match="class_names"):
+            self.judged(images, labels, class_names=["a", "b"])
+
+    def test_unknown_settings(self):
+        images, labels = examples()
+        with pytest.raises(InputError, match="suite: got 'nope'"):
+            self.judged(images, labels, suite="nope")
+        with pytest.raises(TypeError, match="batchsize"):
+            self.judged(images, labels, batchsize=3)
+        with pytest.raises(InputError, match="threat: got 'linf'"):
+            deconfound.evaluate(tiny_net(), images, labels, threat="linf")

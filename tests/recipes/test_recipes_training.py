@@ -1,0 +1,377 @@
+"""The training job: what it leaves, that it repeats itself to the byte, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import types
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import deconfound
+from deconfound.errors import InputError
+from deconfound.recipes.evaluating import Target, evaluate_target
+from deconfound.recipes.loading import load_run
+from deconfound.recipes.training import Compute, default_run, train
+from deconfound.records import TrainingRecord
+
+WEIGHTS = ("model.safetensors", "players.safetensors")
+
+
+def contents(folder):
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def images(count=32):
+    return deconfound_data("digits").test.images[:count].float() / 255
+
+
+def deconfound_data(name):
+    from deconfound.data import load
+
+    return load(name)
+
+
+class Told:
+    """A monitor that remembers."""
+
+    def __init__(self):
+        self.messages, self.started, self.values = [], [], []
+
+    def start(self, task, total, done=0):
+        self.started.append((task, total, done))
+
+    def update(self, done, values):
+        self.values.append((done, dict(values)))
+
+    def message(self, text):
+        self.messages.append(text)
+
+    def finish(self):
+        pass
+
+
+def data_module(monkeypatch, name, **splits):
+    module = types.ModuleType(name)
+    module.make = lambda: splits
+    monkeypatch.setitem(sys.modules, name, module)
+    return f"{name}:make"
+
+
+def split(count=40, classes=4, shape=(1, 16, 16), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, *shape, generator=generator), torch.arange(count) % classes
+
+
+def test_a_run_leaves_its_files(trained):
+    assert {path.name for path in trained.path.iterdir()} == {
+        "recipe.yaml",
+        "metrics.jsonl",
+        "last.ckpt",
+        "model.safetensors",
+        "players.safetensors",
+        "record.json",
+        "tensorboard",
+    }
+    record = TrainingRecord.read(trained.path / "record.json")
+    assert record == trained.record
+    assert record.data == "digits[train]"
+    assert record.class_names == tuple("0123456789")
+    assert record.parameters == sum(p.numel() for p in trained.model.parameters())
+    rows = [json.loads(line) for line in (trained.path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1]
+    assert tuple(rows) == record.history
+    assert record.validation == {k: v for k, v in rows[record.selected_epoch].items() if k.startswith("validation_")}
+    assert 0 < record.validation["validation_robust"] <= record.validation["validation_clean"]
+    assert not trained.model.training
+
+
+def test_equal_runs_give_equal_bytes_wherever_they_lie(trained, tiny, tmp_path):
+    torch.manual_seed(99)  # whatever happened before
+    again = train("pgd-at", out=tmp_path / "another" / "name", changes=tiny, checkpoint_seconds=0)
+    for name in (*WEIGHTS, "metrics.jsonl", "recipe.yaml"):
+        assert (again.path / name).read_bytes() == (trained.path / name).read_bytes(), name
+    assert again.record.recipe_digest == trained.record.recipe_digest
+    assert (again.path / "previous.ckpt").exists()
+
+
+def test_the_resolved_recipe_trains_the_same_run_again(trained, tmp_path):
+    again = train(trained.path / "recipe.yaml", out=tmp_path / "again")
+    for name in (*WEIGHTS, "recipe.yaml"):
+        assert (again.path / name).read_bytes() == (trained.path / name).read_bytes()
+
+
+def test_another_seed_gives_other_weights(trained, tiny):
+    other = train("pgd-at", changes=tiny | {"seed": 1}).model.state_dict()
+    assert not torch.equal(other["conv1.weight"], trained.model.state_dict()["conv1.weight"])
+
+
+def test_weights_say_what_they_are_and_not_where_or_when(trained):
+    for name in WEIGHTS:
+        with safe_open(trained.path / name, framework="pt") as file:
+            metadata = file.metadata()
+        assert list(metadata) == ["deconfound"]
+        said = json.loads(metadata["deconfound"])
+        assert json.dumps(said, sort_keys=True) == metadata["deconfound"]
+        assert set(said) == {"class_names", "data_digest", "normalisation", "recipe", "recipe_digest", "shape"}
+        assert said["recipe"]["data"] == "digits"
+        text = (trained.path / name).read_bytes().decode("latin1")
+        assert str(trained.path) not in text
+        assert not re.search(r"20\d\d-\d\d-\d\d", text)
+
+
+def test_weights_do_not_depend_on_where_the_data_lay(tmp_path, monkeypatch):
+    from PIL import Image
+
+    for number in range(24):
+        place = tmp_path / "here" / "train" / "ab"[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16), number * 10).save(place)
+    shutil.copytree(tmp_path / "here", tmp_path / "there" / "deeper")
+    monkeypatch.chdir(tmp_path)
+    changes = {"epochs": 1, "batch_size": 8, "family": "digits"}
+    one = train("standard", data="here", out="one", changes=changes)
+    two = train("standard", data=str(tmp_path / "there" / "deeper"), out="two", changes=changes)
+    for name in WEIGHTS:
+        assert (one.path / name).read_bytes() == (two.path / name).read_bytes()
+    assert one.record.recipe_digest == two.record.recipe_digest
+    with pytest.raises(InputError, match="data: got None"):
+        evaluate_target(Target(target=str(shutil.copy("one/model.safetensors", "alone.safetensors"))))
+
+
+def test_in_memory_nothing_is_written(tmp_path, monkeypatch, trained, tiny):
+    monkeypatch.chdir(tmp_path)
+    found = deconfound.train({"recipe": "pgd-at", "data": "digits"}, changes=tiny)
+    assert found.path is None
+    assert list(tmp_path.iterdir()) == []
+    assert torch.equal(found.model(images()), trained.model(images()))
+
+
+def test_a_loaded_run_predicts_the_same(trained):
+    for place in (trained.path, str(trained.path), trained.path / "model.safetensors"):
+        model = deconfound.load(place)
+        assert not model.training
+        assert torch.equal(model(images()), trained.model(images()))
+    loaded = load_run(trained.path)
+    assert loaded.recipe.digest() == trained.record.recipe_digest
+    assert loaded.class_names == trained.record.class_names
+
+
+def test_normalisation_travels_with_the_weights(tmp_path, tiny):
+    changes = tiny | {"epochs": 1, "normalisation": {"mean": [0.3], "std": [0.4]}, "averaging": {"name": "ema"}}
+    found = train("standard", out=tmp_path / "run", changes=changes)
+    assert torch.equal(deconfound.load(tmp_path / "run")(images()), found.model(images()))
+    assert found.model.normalise.mean.item() == pytest.approx(0.3)
+
+
+def test_the_kept_epoch_is_the_best_or_the_last(tmp_path, tiny):
+    found = train("pgd-at", out=tmp_path / "run", changes=tiny | {"epochs": 3, "lr": 0.02, "seed": 2})
+    scores = [row["validation_robust"] for row in found.record.history]
+    assert found.record.selected_epoch == scores.index(max(scores))
+    last = train("pgd-at", out=tmp_path / "last", changes=tiny | {"epochs": 3, "selection.keep": "last"})
+    assert last.record.selected_epoch == 2
+
+
+def test_the_norm_decides_the_radius_and_the_threat(tiny):
+    record = train("pgd-at", changes=tiny | {"epochs": 1, "steps": 1, "norm": "l2"}).record
+    assert (record.recipe["norm"], record.recipe["eps"]) == ("l2", 2)
+
+
+def test_the_monitor_hears_what_is_trained():
+    told = Told()
+    train("standard", changes={"epochs": 1}, monitor=told)
+    assert told.messages == [
+        "standard on digits[train]: 1,437 images, digits family (--set family=... changes it), network small, "
+        "linf 0.1, 1 epochs, seed 0"
+    ]
+    assert told.started == [("training", 20, 0)]
+
+
+def test_default_run_folders(tmp_path, trained):
+    assert str(default_run("pgd-at")) == "runs/pgd-at-digits"
+    assert str(default_run("pgd-at", "../some/mnist/")) == "runs/pgd-at-mnist"
+    assert str(default_run("trades", "uoft-cs/cifar10")) == "runs/trades-cifar10"
+    assert str(default_run("trades", "module:make")) == "runs/trades-module-make"
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("recipe: trades\ndata: zalando-datasets/fashion_mnist\n")
+    assert str(default_run(str(mine))) == "runs/mine-fashion_mnist"
+    assert str(default_run(str(trained.path / "recipe.yaml"))) == "runs/pgd-at-digits"
+
+
+def refused(tmp_path, match, recipe="pgd-at", **arguments):
+    """One line, and nothing written."""
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=match) as caught:
+        train(recipe, **{"out": tmp_path / "new"} | arguments)
+    assert "\n" not in str(caught.value)
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"model": "smal"}, "model: got 'smal'.*did you mean 'small'"),
+        ({"model_options.width": 8}, "option of small: got 'width'"),
+        ({"normalisation": {"mean": [0.5, 0.5], "std": [1, 1]}}, "mean: got .*one per channel"),
+        ({"augmentation": {"crop": 20, "padding": "reflect"}}, r"less than the side of the images \(16x16\)"),
+        ({"objective": "fgsm-rs"}, "steps: got 10; expected 1 for fgsm-rs"),
+        ({"players.critic.momentum": 0.5}, "players: got 'critic'; expected one of model"),
+        ({"step_size": 0}, "step_size: got 0"),
+        ({"image_size": 2}, "size: got"),
+        ({"family": "digts"}, "family: got 'digts'"),
+        ({"data": 5}, "data: got 5; expected a name"),
+        ({"data": "digit"}, "data: got 'digit'.*did you mean 'digits'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path, changes, match):
+    refused(tmp_path, match, changes=changes)
+
+
+@pytest.mark.parametrize(
+    ("compute", "match"),
+    [
+        ({"strategy": "fsdp"}, "strategy: got 'fsdp'.*need whole weights on each device"),
+        ({"strategy": "foo"}, "settings that Fabric accepts"),
+        ({"accelerator": "foo"}, "settings that Fabric accepts"),
+        ({"devices": 0}, "settings that Fabric accepts"),
+        ({"devices": "two"}, "settings that Fabric accepts"),
+    ],
+)
+def test_impossible_devices(tmp_path, compute, match):
+    refused(tmp_path, match, compute=Compute(**compute))
+
+
+def test_resume_and_overwrite_need_a_folder(tmp_path):
+    for choice in ({"resume": True}, {"overwrite": True}):
+        refused(tmp_path, "out: got None; expected a run folder", out=None, **choice)
+
+
+def test_data_that_cannot_be_trained_on(tmp_path, monkeypatch):
+    pixels, labels = split()
+    wrong = {
+        "only_test": ({"test": (pixels, labels)}, "a data set with a train split"),
+        "few": ({"train": (pixels[:5], labels[:5])}, "at least 10 images"),
+        "levels": ({"train": (pixels * 255, labels)}, "divide by 255"),
+        "normalised": ({"train": ((pixels - 0.5) / 0.3, labels)}, "leave normalisation to the model"),
+        "gap": ({"train": (pixels / torch.zeros(()), labels)}, "NaN or infinite pixels"),
+        "negative": ({"train": (pixels, labels - 1)}, "labels within 0..2"),
+        "named": ({"train": (pixels, labels, ["a", "b", "c"])}, "labels within 0..2 for 3 classes"),
+        "nothing": ({"train": (pixels[:0], labels[:0])}, "at least one image"),
+        "one_class": ({"train": (pixels, labels * 0)}, "classes: got 1"),
+    }
+    for name, (splits, match) in wrong.items():
+        refused(tmp_path, match, data=data_module(monkeypatch, f"recipes_{name}", **splits))
+
+
+def test_divergence_says_what_to_do(tmp_path):
+    with pytest.raises(FloatingPointError, match="training diverged: .*lower lr"):
+        train("standard", out=tmp_path / "run", changes={"epochs": 1, "lr": 1e30})
+
+
+class TestResume:
+    @pytest.fixture
+    def run(self, trained, tmp_path):
+        return shutil.copytree(trained.path, tmp_path / "run")
+
+    def test_a_finished_run_is_left_as_it_is(self, run, tiny):
+        before, told = contents(run), Told()
+        found = train("pgd-at", out=run, changes=tiny, resume=True, monitor=told)
+        assert contents(run) == before
+        assert told.messages == ["finished before; nothing is left to do"]
+        assert found.record == TrainingRecord.read(run / "record.json")
+        assert torch.equal(found.model(images()), deconfound.load(run)(images()))
+
+    def test_killed_after_the_last_checkpoint(self, run, tiny, trained):
+        """Trained to the end, but the results were not written yet."""
+        for name in (*WEIGHTS, "record.json"):
+            (run / name).unlink()
+        found = train("pgd-at", out=run, changes=tiny, resume=True)
+        assert found.record.resumed == 1
+        for name in (*WEIGHTS, "metrics.jsonl"):
+            assert (run / name).read_bytes() == (trained.path / name).read_bytes()
+
+    def test_without_a_checkpoint_it_starts_from_the_beginning(self, run, tiny, trained):
+        for path in run.iterdir():
+            if path.name not in ("recipe.yaml", "metrics.jsonl", "tensorboard"):
+                path.unlink()
+        (run / "metrics.jsonl").write_text('{"epoch": 0.0, "loss": 5}\n{"epo')
+        found = train("pgd-at", out=run, changes=tiny, resume=True)
+        assert found.record.resumed == 0
+        for name in (*WEIGHTS, "metrics.jsonl"):
+            assert (run / name).read_bytes() == (trained.path / name).read_bytes()
+
+    def test_without_a_run_it_starts_one(self, tiny, tmp_path, trained):
+        train("pgd-at", out=tmp_path / "new", changes=tiny, resume=True)
+        for name in WEIGHTS:
+            assert (tmp_path / "new" / name).read_bytes() == (trained.path / name).read_bytes()
+
+    @pytest.fixture
+    def half(self, run):
+        (run / "record.json").unlink()
+        return run
+
+    def refused(self, run, match, **arguments):
+        before = contents(run)
+        with pytest.raises(InputError, match=match) as caught:
+            train(**{"recipe": "pgd-at", "out": run, "resume": True} | arguments)
+        assert "\n" not in str(caught.value)
+        assert contents(run) == before
+
+    def test_another_recipe_is_refused_with_the_difference_and_a_way_out(self, run, half, tiny):
+        way = re.escape(f"continue with: deconfound train {run}/recipe.yaml --out {run} --resume")
+        self.refused(run, f"^resume: got 'lr=0.1'; expected .* started with: lr=0.003; {way}$", changes=tiny | {"lr": 0.1})
+        self.refused(run, r"epochs=3, seed=1.*and \d other settings", recipe="trades", changes={"epochs": 3, "seed": 1})
+
+    def test_other_data_are_refused(self, run, tiny, monkeypatch, half):
+        pixels, labels = split(classes=10)
+        name = data_module(monkeypatch, "recipes_other", train=(pixels, labels))
+        changes = tiny | {"family": "digits"}
+        self.refused(run, "a checkpoint of this recipe and these data", data=name, changes=changes)
+
+    def test_other_data_are_refused_by_a_finished_run_too(self, run, tiny, monkeypatch):
+        pixels, labels = split(classes=10)
+        name = data_module(monkeypatch, "recipes_other", train=(pixels, labels))
+        changes = tiny | {"family": "digits"}
+        self.refused(run, "the data that the run was trained on, digits", data=name, changes=changes)
+
+    def test_a_run_in_the_way_is_refused(self, run, tiny):
+        self.refused(run, "--resume continues it, --overwrite replaces it", changes=tiny, resume=False)
+        self.refused(run, "either resume or overwrite, not both", changes=tiny, overwrite=True)
+
+    def test_overwriting_forgets_the_old_run(self, run):
+        (run / "evaluate-quick-linf-0.1.json").write_text("of the old network")
+        found = train("standard", out=run, changes={"epochs": 1}, overwrite=True)
+        assert found.record.resumed == 0
+        assert len(found.record.history) == 1
+        assert not (run / "evaluate-quick-linf-0.1.json").exists()
+        assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_float64_and_averaging_resume_to_the_byte(tmp_path):
+    """The checkpoint written at the end of epoch 1 by a longer run is not ours; so cut by a stop request instead."""
+    import os
+    import signal
+
+    from deconfound.recipes.stopping import Stopped
+
+    changes = {"epochs": 2, "precision": "64-true", "averaging": {"name": "ema", "decay": 0.9}, "seed": 4}
+
+    class Impatient(Told):
+        def start(self, task, total, done=0):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    whole = train("standard", out=tmp_path / "whole", changes=changes)
+    with pytest.raises(Stopped, match="stopped in epoch 1 of 2, saved; continue with: deconfound train") as caught:
+        train("standard", out=tmp_path / "cut", changes=changes, monitor=Impatient())
+    assert caught.value.signal == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    again = train("standard", out=tmp_path / "cut", changes=changes, resume=True)
+    assert again.record.resumed == 1
+    for name in (*WEIGHTS, "metrics.jsonl"):
+        assert (again.path / name).read_bytes() == (whole.path / name).read_bytes()

@@ -1,0 +1,116 @@
+"""Run by ``test_training_distributed`` in two processes; with one process it gives what they are compared with."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from toys import Game, MemoryCheckpoints, ToySource, tiny_net
+
+from deconfound.attacks import PGD
+from deconfound.attacks.losses import kl_to_reference
+from deconfound.core.threat import ThreatModel
+from deconfound.errors import InputError
+from deconfound.objectives import AdversarialTraining, Standard, Trades
+from deconfound.training import AveragingSettings, Hooks, LoopSettings, SelectionSettings, fit
+
+THREAT = ThreatModel("linf", 0.1)
+
+
+def settings(**changes):
+    base = {"epochs": 5, "batch_size": 16, "lr": 0.05, "selection": SelectionSettings(keep="last")}
+    return LoopSettings(**(base | changes))
+
+
+def standard(seed):
+    return Standard(tiny_net(seed)), settings()
+
+
+def pgd_at(seed):
+    attack = PGD(THREAT, steps=3, keep="last")
+    return AdversarialTraining(tiny_net(seed), attack, warmup=0.5), settings(precision="64-true", clip_norm=1.0)
+
+
+def batchnorm(seed):
+    attack = PGD(THREAT, steps=2, keep="last", loss=kl_to_reference, start="gaussian", mode="train")
+    averaging = AveragingSettings(name="ema", decay=0.8)
+    return Trades(tiny_net(seed, norm=True), attack), settings(epochs=2, averaging=averaging)
+
+
+def dropout(seed):
+    model = nn.Sequential(tiny_net(seed, norm=True), nn.Dropout(0.5))
+    return Standard(model), settings(epochs=2, averaging=AveragingSettings(name="swa", start=0.0))
+
+
+def game(seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        critic = nn.Linear(4, 1)
+    return Game(tiny_net(seed), critic), settings(epochs=2, lr=0.02)
+
+
+CASES = {"standard": standard, "pgd-at": pgd_at, "batchnorm": batchnorm, "dropout": dropout, "game": game}
+
+
+def trained(name, fabric, seed):
+    """Final weights and buffers of all players, the kept weights and the history of one case."""
+    objective, chosen = CASES[name](seed)
+    result = fit(objective, ToySource(), chosen, fabric)
+    players = {
+        f"{player}/{key}": value
+        for player, module in objective.players().items()
+        for key, value in module.state_dict().items()
+    }
+    return {"players": players, "kept": result.model, "history": result.history}
+
+
+def one_process(name):
+    """The same case without company."""
+    precision = CASES[name](0)[1].precision
+    return trained(name, Fabric(accelerator="cpu", devices=1, precision=precision), 0)
+
+
+def refused(fabric):
+    """What a batch size of 15 is answered with."""
+    try:
+        fit(Standard(tiny_net()), ToySource(), settings(batch_size=15), fabric)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def stopped(fabric):
+    """Only the second process is asked to stop; then both continue from the first one's state."""
+    kept, objective = MemoryCheckpoints(), Standard(tiny_net())
+    hooks = Hooks(checkpointer=kept, should_stop=lambda: fabric.global_rank == 1)
+    first = fit(objective, ToySource(), settings(), fabric, hooks)
+    state = fabric.broadcast(kept.states[-1] if kept.states else None, src=0)
+    hooks = Hooks(checkpointer=MemoryCheckpoints([state]))
+    again = fit(Standard(tiny_net(seed=3)), ToySource(), settings(), fabric, hooks)
+    return {
+        "stopped": first.stopped,
+        "place": (state["epoch"], state["step"]),
+        "saved": len(kept.states),
+        "kept": again.model,
+    }
+
+
+def main(folder):
+    """Every case, in this process's part; results in ``folder/rank.pt``."""
+    torch.set_num_threads(1)
+    results = {}
+    for name, case in CASES.items():
+        fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp", precision=case(0)[1].precision)
+        fabric.launch()
+        assert fabric.world_size == 2
+        results[name] = trained(name, fabric, seed=fabric.global_rank)  # different starts on purpose
+    results["refused"] = refused(fabric)
+    results["stopped"] = stopped(fabric)
+    torch.save(results, Path(folder) / f"{fabric.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
