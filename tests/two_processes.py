@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 from torch import nn
-from toys import Game, MemoryCheckpoints, ToySource, tiny_net
 
 from deconfound.attacks import PGD
 from deconfound.attacks.losses import kl_to_reference
@@ -16,6 +15,7 @@ from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
 from deconfound.objectives import AdversarialTraining, Standard, Trades
 from deconfound.training import AveragingSettings, Hooks, LoopSettings, SelectionSettings, fit
+from toys import Game, MemoryCheckpoints, ToySource, tiny_net
 
 THREAT = ThreatModel("linf", 0.1)
 

@@ -12,7 +12,7 @@ import torch
 
 from deconfound.cli import main
 
-DATA = '''
+DATA = """
 import torch
 
 
@@ -41,7 +41,7 @@ def broken(): raise RuntimeError("two\\nlines")
 
 def net(classes, channels, size):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(channels * size * size, classes))
-'''
+"""
 
 
 class Result(NamedTuple):

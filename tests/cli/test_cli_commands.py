@@ -113,7 +113,9 @@ def test_evaluate_json_is_the_record(cli, run):
 
 def test_evaluate_third_party_weights(cli, shared):
     weights, data = shared / "weights" / "mnist_lenet5_adv.pt", shared / "data" / "mnist"
-    code, out, err = cli("evaluate", "lenet5", "--weights", weights, "--data", data, "-n", "20", "--eps", "0.3", "--json")
+    code, out, err = cli(
+        "evaluate", "lenet5", "--weights", weights, "--data", data, "-n", "20", "--eps", "0.3", "--json"
+    )
     assert (code, err) == (0, "")
     record = EvaluationRecord.from_json(out)
     assert (record.model, record.data, record.threat.eps) == ("lenet5", "mnist[test]", 0.3)

@@ -170,7 +170,11 @@ def tiny_disk(tmp_path):
     place = tmp_path / "disk"
     place.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)]
-    if os.geteuid() or shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+    if (
+        os.geteuid()
+        or shutil.which("mount") is None
+        or subprocess.run(command, capture_output=True, check=False).returncode
+    ):
         pytest.skip("mounting a file system is not allowed here")
     yield place
     subprocess.run(["umount", str(place)], check=True)

@@ -43,7 +43,7 @@ def test_bad_images(images, value, rule):
     with pytest.raises(InputError) as caught:
         check_images(images, 3)
     assert str(caught.value) == f"images: got {value}; expected {rule}"
-    with pytest.raises(InputError, match="^x: got "):
+    with pytest.raises(InputError, match=r"^x: got "):
         check_images(images, 3, field="x")
 
 

@@ -78,7 +78,7 @@ def test_folds_seeds_and_names_all_count():
 
 def test_bad_ids_are_refused_in_one_line():
     for ids, shown in ((torch.zeros(2), "float32 of shape (2,)"), (torch.zeros(2, 2, dtype=torch.int64), "(2, 2)")):
-        with pytest.raises(InputError, match="^ids: ") as caught:
+        with pytest.raises(InputError, match=r"^ids: ") as caught:
             Streams(0, ids)
         assert shown in str(caught.value)
     with pytest.raises(InputError, match=r"^high: got 3; expected greater than low = 3$"):

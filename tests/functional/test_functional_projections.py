@@ -138,15 +138,15 @@ def test_the_oracle_agrees_with_a_general_optimiser(norm):
     generator = np.random.default_rng(3)
     for _ in range(5):
         x = generator.uniform(size=4).round(1)
-        c, eps = x + generator.normal(size=4), 0.6
+        c = x + generator.normal(size=4)
 
         def length(v, x=x):  # v holds the positive and negative parts of z - x, so that every norm is smooth
             return v[:4] - v[4:]
 
         constraint = {
-            "linf": lambda v: eps - (v[:4] + v[4:]),
-            "l2": lambda v: np.array([eps**2 - (length(v) ** 2).sum()]),
-            "l1": lambda v: np.array([eps - v.sum()]),
+            "linf": lambda v: 0.6 - (v[:4] + v[4:]),
+            "l2": lambda v: np.array([0.6**2 - (length(v) ** 2).sum()]),
+            "l1": lambda v: np.array([0.6 - v.sum()]),
         }[norm]
         found = optimize.minimize(
             lambda v, x=x, c=c: ((x + length(v) - c) ** 2).sum() + 1e-9 * (v**2).sum(),
@@ -157,8 +157,8 @@ def test_the_oracle_agrees_with_a_general_optimiser(norm):
             options={"maxiter": 500, "ftol": 1e-14},
         )
         nearest = x + length(found.x)
-        np.testing.assert_allclose(euclidean_oracle(c, x, eps, norm), nearest, atol=2e-5)
-        row = project(torch.tensor(c)[None], torch.tensor(x)[None], eps, norm, BOX)[0].numpy()
+        np.testing.assert_allclose(euclidean_oracle(c, x, 0.6, norm), nearest, atol=2e-5)
+        row = project(torch.tensor(c)[None], torch.tensor(x)[None], 0.6, norm, BOX)[0].numpy()
         np.testing.assert_allclose(row, nearest, atol=2e-5)
 
 

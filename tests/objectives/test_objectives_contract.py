@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import nn
-from toys import ToySource
 
 from deconfound.core.protocols import AdversarialObjective
 from deconfound.core.streams import Streams
@@ -15,6 +14,7 @@ from deconfound.core.types import DeclaredAttack, Progress
 from deconfound.recipes import resolve
 from deconfound.recipes.loading import build_model
 from deconfound.recipes.registry import OBJECTIVES, build_objective
+from toys import ToySource
 
 COUNT, CLASSES = 12, 4
 
@@ -149,7 +149,7 @@ def test_modes_flags_and_random_state_are_left_alone(case):
 
 
 def test_the_same_streams_give_the_same_loss_and_order_does_not_matter(case):
-    recipe, objective, batch, progress, streams = case
+    _, objective, batch, progress, streams = case
     first = [step.loss().total.item() for step in objective.steps(batch, progress, streams)]
     torch.manual_seed(99)
     second = [step.loss().total.item() for step in objective.steps(batch, progress, streams)]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from torch.nn import functional as F
-from toys import ToySource, tiny_net
 
 from deconfound.attacks import FGSMRS, PGD
 from deconfound.attacks.losses import kl_to_reference
@@ -19,6 +18,7 @@ from deconfound.errors import InputError
 from deconfound.objectives import AdversarialTraining, Standard, Trades
 from deconfound.objectives.compose import warmed
 from deconfound.training import LoopSettings, OptimizerSettings, SelectionSettings, fit
+from toys import ToySource, tiny_net
 
 THREAT = ThreatModel("linf", 0.1)
 RATE = 0.1
@@ -200,7 +200,7 @@ def test_every_epoch_and_seed_attacks_from_another_start():
         attack = Recorder(PGD(THREAT, steps=1, step_size=1e-9, keep="last"))
         one_step(AdversarialTraining(tiny_net(), attack), epochs=2, seed=seed)
         offsets = []
-        for images, labels, _, adversarial, _ in attack.calls:
+        for images, _, _, adversarial, _ in attack.calls:
             order = (images.flatten(1).sum(1)).argsort()
             offsets.append((adversarial - images)[order])
         return offsets

@@ -76,7 +76,7 @@ def test_dotted_keys_in_a_mapping():
     ],
 )
 def test_a_key_and_keys_below_it_do_not_go_together(words):
-    with pytest.raises(InputError, match="^set: got .*; expected either (optimizer|normalisation) or keys below it"):
+    with pytest.raises(InputError, match=r"^set: got .*; expected either (optimizer|normalisation) or keys below it"):
         parse_changes(words)
 
 

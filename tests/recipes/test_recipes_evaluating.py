@@ -7,13 +7,13 @@ import shutil
 
 import pytest
 import torch
-from toys import tiny_net
 
 import deconfound
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
 from deconfound.recipes.evaluating import Judging, Target, chosen, evaluate_target
 from deconfound.records import EvaluationRecord
+from toys import tiny_net
 
 THREAT = ThreatModel("linf", 0.1)
 FAST = Judging(checks=False, curve=False, gallery=0)
@@ -120,7 +120,7 @@ def test_third_party_weights(shared):
     assert record.robust_accuracy >= 0.8  # trained against this threat by others
 
 
-class Cut(Exception):  # noqa: N818
+class Cut(Exception):
     """Stands for a kill."""
 
 
@@ -177,7 +177,8 @@ class TestJournal:
             evaluate_target(target, other)
         message = str(caught.value)
         assert message.startswith("journal: batch_size: got 10; expected 20, as in this call")
-        assert message.endswith(f"{journal} holds an unfinished evaluation with other settings (--overwrite forgets it)")
+        rest = "holds an unfinished evaluation with other settings (--overwrite forgets it)"
+        assert message.endswith(f"{journal} {rest}")
         assert journal.read_bytes() == before
         _, path = evaluate_target(target, other, overwrite=True)
         assert path.exists()
@@ -203,7 +204,7 @@ class TestJournal:
         ({"target": "small", "weights": "nowhere", "data": "digits"}, "weights: got 'nowhere'"),
         ({"weights": "RUN/model.safetensors"}, "weights: got .* expected none with a run"),
         ({"mean": (0.5,), "std": (0.5,)}, r"mean: got \(0.5,\); expected none with a run"),
-        ({"target": "small", "weights": "RUN/model.safetensors", "data": "digits", "mean": (1,)}, "mean and std together"),
+        ({"target": "small", "weights": "RUN/model.safetensors", "data": "digits", "mean": (1,)}, "mean and std"),
         ({"n": 0}, "n: got 0; expected between 1 and the split's 360 images"),
         ({"n": 361}, "n: got 361"),
         ({"n": 3, "sample": -1}, "sample: got -1"),
@@ -229,7 +230,9 @@ def test_bad_targets(run, target, match, monkeypatch):
     assert sorted(run.rglob("*")) == before
 
 
-@pytest.mark.parametrize("judging", [{"suite": "quik"}, {"budget": "x"}, {"seed": -1}, {"seed": 2**63}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "judging", [{"suite": "quik"}, {"budget": "x"}, {"seed": -1}, {"seed": 2**63}, {"batch_size": 0}]
+)
 def test_bad_judging(run, judging):
     (key,) = judging
     with pytest.raises(InputError, match=f"^{key}: got"):
@@ -238,7 +241,8 @@ def test_bad_judging(run, judging):
 
 def test_a_place_that_cannot_be_written(run):
     before = sorted(run.rglob("*"))
-    for out, match in ((run, "a file; a folder lies here"), (run / "record.json" / "below", "a file lies where a folder is needed")):
+    below = run / "record.json" / "below"
+    for out, match in ((run, "a file; a folder lies here"), (below, "a file lies where a folder is needed")):
         with pytest.raises(InputError, match=match):
             evaluate_target(Target(target=str(run), n=5), FAST, out=out)
     assert sorted(run.rglob("*")) == before

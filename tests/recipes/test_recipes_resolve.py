@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from toys import tiny_net
 
 from deconfound.core.threat import NORMS
 from deconfound.data.families import FAMILIES
@@ -15,6 +14,7 @@ from deconfound.errors import InputError
 from deconfound.recipes.registry import OBJECTIVES, build_objective
 from deconfound.recipes.resolve import about, family_radius, merged, names, read_spec, resolve
 from deconfound.recipes.schema import validated
+from toys import tiny_net
 
 SNAPSHOT = Path(__file__).with_name("pgd-at-mnist.yaml")
 
@@ -168,5 +168,5 @@ def test_files_that_are_no_recipe(tmp_path, text, rule):
 
 @pytest.mark.parametrize("family", ["digts", 5, ["a"], None])
 def test_unknown_families(family):
-    with pytest.raises(InputError, match="family: got .* expected one of cifar, digits"):
+    with pytest.raises(InputError, match=r"family: got .* expected one of cifar, digits"):
         recipe(family=family)

@@ -21,7 +21,7 @@ from deconfound.recipes.training import train
 
 SOURCE = str(Path(deconfound.__file__).parents[1])
 COMPARED = ("model.safetensors", "players.safetensors", "metrics.jsonl", "recipe.yaml")
-CHANGES = {"epochs": 4, "steps": 2, "selection.steps": 1}
+CHANGES = {"epochs": 6, "steps": 2, "selection.steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def half(tmp_path_factory):
         with pytest.raises(Stopped) as caught:
             train("pgd-at", out=run, changes=CHANGES, checkpoint_seconds=0, monitor=StopsLater(30))
     assert caught.value.signal == signal.SIGINT
-    assert str(caught.value).startswith("stopped in epoch 2 of 4, saved")
+    assert str(caught.value).startswith("stopped in epoch 2 of 6, saved")
     return run
 
 

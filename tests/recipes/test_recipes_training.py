@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import sys
 import types
 
@@ -13,9 +15,11 @@ import torch
 from safetensors import safe_open
 
 import deconfound
+from deconfound.data import load as load_data
 from deconfound.errors import InputError
 from deconfound.recipes.evaluating import Target, evaluate_target
 from deconfound.recipes.loading import load_run
+from deconfound.recipes.stopping import Stopped
 from deconfound.recipes.training import Compute, default_run, train
 from deconfound.records import TrainingRecord
 
@@ -28,13 +32,7 @@ def contents(folder):
 
 
 def images(count=32):
-    return deconfound_data("digits").test.images[:count].float() / 255
-
-
-def deconfound_data(name):
-    from deconfound.data import load
-
-    return load(name)
+    return load_data("digits").test.images[:count].float() / 255
 
 
 class Told:
@@ -270,7 +268,7 @@ def test_data_that_cannot_be_trained_on(tmp_path, monkeypatch):
 
 
 def test_divergence_says_what_to_do(tmp_path):
-    with pytest.raises(FloatingPointError, match="training diverged: .*lower lr"):
+    with pytest.raises(FloatingPointError, match=r"training diverged: .*lower lr"):
         train("standard", out=tmp_path / "run", changes={"epochs": 1, "lr": 1e30})
 
 
@@ -325,7 +323,8 @@ class TestResume:
 
     def test_another_recipe_is_refused_with_the_difference_and_a_way_out(self, run, half, tiny):
         way = re.escape(f"continue with: deconfound train {run}/recipe.yaml --out {run} --resume")
-        self.refused(run, f"^resume: got 'lr=0.1'; expected .* started with: lr=0.003; {way}$", changes=tiny | {"lr": 0.1})
+        line = f"^resume: got 'lr=0.1'; expected .* started with: lr=0.003; {way}$"
+        self.refused(run, line, changes=tiny | {"lr": 0.1})
         self.refused(run, r"epochs=3, seed=1.*and \d other settings", recipe="trades", changes={"epochs": 3, "seed": 1})
 
     def test_other_data_are_refused(self, run, tiny, monkeypatch, half):
@@ -354,12 +353,7 @@ class TestResume:
 
 
 def test_float64_and_averaging_resume_to_the_byte(tmp_path):
-    """The checkpoint written at the end of epoch 1 by a longer run is not ours; so cut by a stop request instead."""
-    import os
-    import signal
-
-    from deconfound.recipes.stopping import Stopped
-
+    """Cut by a request to stop before the first step."""
     changes = {"epochs": 2, "precision": "64-true", "averaging": {"name": "ema", "decay": 0.9}, "seed": 4}
 
     class Impatient(Told):

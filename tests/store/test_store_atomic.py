@@ -51,9 +51,14 @@ def test_failure_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch, plac
 def test_a_crash_of_the_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+
+    def crash():
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        crash()
     assert path.read_text() == "old"
     assert listing(tmp_path) == ["file.txt"]
 

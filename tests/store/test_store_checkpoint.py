@@ -17,7 +17,8 @@ from deconfound.store import CheckpointFile
 
 def state(number, size=300):
     weights = torch.arange(size, dtype=torch.float32) + number
-    return {"players": {"model": {"weight": weights}}, "history": [{"loss": 0.1 * number}], "step": number, "best": None}
+    history = [{"loss": 0.1 * number}]
+    return {"players": {"model": {"weight": weights}}, "history": history, "step": number, "best": None}
 
 
 def save(folder, *numbers, digest="a recipe"):
@@ -90,7 +91,9 @@ def test_any_changed_byte_is_noticed(folder, caplog):
         refused(folder, caplog)
 
 
-@pytest.mark.parametrize("damage", [lambda whole: whole + b"\0", lambda whole: b"\0" * len(whole), lambda whole: b"junk"])
+@pytest.mark.parametrize(
+    "damage", [lambda whole: whole + b"\0", lambda whole: b"\0" * len(whole), lambda whole: b"junk"]
+)
 def test_other_damage_is_noticed(folder, caplog, damage):
     whole = (folder / "last.ckpt").read_bytes()
     (folder / "last.ckpt").write_bytes(damage(whole))

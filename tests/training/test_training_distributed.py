@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 import two_processes
 
 TESTS = Path(__file__).parents[1]

@@ -28,7 +28,7 @@ def test_shares_are_disjoint_and_their_union_is_the_global_batch(case):
         assert torch.equal(torch.cat([part[step] for part in parts]), batch)
     seen = torch.cat(whole).tolist()
     assert len(set(seen)) == len(seen) == len(whole) * batch_size  # nothing twice in an epoch
-    assert 0 <= min(seen)
+    assert min(seen) >= 0
     assert max(seen) < count
 
 

@@ -37,7 +37,7 @@ def _room(difference: Tensor, images: Tensor, box: Box) -> Tensor:
 
 
 def _placed(candidates: Tensor, images: Tensor, difference: Tensor, kept: Tensor, box: Box) -> Tensor:
-    """The point x + sign(w) kept, rounded towards x; a coordinate that keeps all of a is the candidate's own, bit for bit."""
+    """The point x + sign(w) kept, rounded towards x; what keeps all of a is the candidate's own, bit for bit."""
     moved = images + difference.sign() * kept
     # Many equal coordinates all round the same way: without this, white images leave an L1 ball by 4e-5 of its radius.
     moved = torch.where((moved - images).abs() > kept, torch.nextafter(moved, images), moved)

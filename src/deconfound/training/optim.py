@@ -33,9 +33,10 @@ def multiplier(settings: ScheduleSettings, progress: Progress) -> float:
     """The learning rate at a point of training, as a multiple of its base.
 
     ``piecewise`` changes at the first epoch that begins at or after a milestone; the others change at every step.
+    ``triangular`` is read in the middle of the step, so that neither end of the cycle wastes a step at 0.
 
-    >>> multiplier(ScheduleSettings(name="triangular", peak=0.5), Progress(epoch=1, epochs=4))
-    0.5
+    >>> multiplier(ScheduleSettings(name="triangular", peak=0.5), Progress(epoch=0, epochs=4))
+    0.25
     """
     share = progress.fraction
     if settings.name == "piecewise":
@@ -45,7 +46,8 @@ def multiplier(settings: ScheduleSettings, progress: Progress) -> float:
     if settings.name == "cosine":
         return 0.5 * (1 + math.cos(math.pi * share))
     if settings.name == "triangular":
-        return share / settings.peak if share < settings.peak else (1 - share) / (1 - settings.peak)
+        middle = share + 0.5 / (progress.steps * progress.epochs)
+        return middle / settings.peak if middle < settings.peak else (1 - middle) / (1 - settings.peak)
     return 1.0
 
 
