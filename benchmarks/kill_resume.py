@@ -70,6 +70,10 @@ def state(run: Path) -> str:
     return f"epoch {lines(run / 'metrics.jsonl') + 1}, {saved} checkpoint"
 
 
+def equal(first: Path, second: Path) -> bool:
+    return first.is_file() and first.read_bytes() == second.read_bytes()
+
+
 def killed(run: Path, moment: float, whole: Path, options: argparse.Namespace) -> dict[str, Any]:
     """One run, killed at ``moment`` seconds and resumed; how it went."""
     process = start(run, options)
@@ -84,22 +88,20 @@ def killed(run: Path, moment: float, whole: Path, options: argparse.Namespace) -
         again = start(run, options, "--resume")
         _, errors = again.communicate()
         code = again.returncode
-    same = {
-        name: (run / name).is_file() and (run / name).read_bytes() == (whole / name).read_bytes() for name in COMPARED
-    }
+    different = [name for name in COMPARED if not equal(run / name, whole / name)]
     return {
         "moment": moment,
         "killed": process.returncode < 0,
         "left": left,
         "attempts": attempts,
         "error": errors.strip() if code else "",
-        "identical": all(same.values()),
-        "differing": [name for name, equal in same.items() if not equal],
+        "identical": not different,
+        "different": different,
     }
 
 
 def shown(number: int, row: dict[str, Any]) -> str:
-    verdict = "identical" if row["identical"] else f"DIFFERENT: {', '.join(row['differing'])} {row['error']}"
+    verdict = "identical" if row["identical"] else f"DIFFERENT: {', '.join(row['different'])} {row['error']}"
     how = "killed" if row["killed"] else "was done"
     return f"{number:>4}  {row['moment']:7.2f} s  {how:<8}  {row['left']:<32}  {verdict}"
 

@@ -184,6 +184,25 @@ class TestJournal:
         assert path.exists()
         assert not journal.exists()
 
+    def test_bad_input_found_while_judging_leaves_no_journal(self, run, monkeypatch):
+        """Only what was asked is in it; finished pieces would stay."""
+
+        def refuse(*_):
+            raise InputError("images", "planted", "better ones")
+
+        before = sorted(run.rglob("*"))
+        with monkeypatch.context() as patch:
+            patch.setattr("deconfound.evaluation.run.check_images", refuse)
+            with pytest.raises(InputError, match="planted"):
+                evaluate_target(Target(target=str(run), n=40), self.small)
+        assert sorted(run.rglob("*")) == before
+        monkeypatch.setattr("deconfound.evaluation.run.Run._attack_batch", refuse)
+        for _ in range(2):
+            with pytest.raises(InputError, match="planted"):
+                evaluate_target(Target(target=str(run), n=40), self.small)
+            journal = run / "evaluate-quick-linf-0.1-n40.json.journal"
+            assert len(journal.read_text().splitlines()) == 5  # the call, four batches of clean images
+
     def test_a_finished_record_is_not_replaced_unasked(self, run):
         target = Target(target=str(run), n=5)
         _, path = evaluate_target(target, FAST)
