@@ -9,10 +9,9 @@ import argparse
 import resource
 import time
 
-from timing import pin, report
-
 from deconfound.data import load
 from deconfound.recipes import train
+from timing import pin, report
 
 
 def peak_mebibytes() -> float:

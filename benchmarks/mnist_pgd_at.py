@@ -12,8 +12,6 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from timing import pin, report
-
 from deconfound import EvaluationRecord, TrainingRecord
 from deconfound.attacks import FGSM, PGD
 from deconfound.data import load
@@ -22,6 +20,7 @@ from deconfound.recipes import train
 from deconfound.recipes.loading import load_run
 from deconfound.recipes.machine import describe
 from deconfound.store import RunFolder
+from timing import pin, report
 
 
 def judge(run: Path, data: str) -> EvaluationRecord:

@@ -155,6 +155,8 @@ class VersionedRecord(Record):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "missing":
+                raise InputError(f"{source}: {field}", None, "a value; this field is required") from None
             raise InputError(f"{source}: {field}", first.get("input"), first["msg"]) from None
 
     @classmethod

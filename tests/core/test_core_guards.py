@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import nn
 
-from deconfound.core.guards import attacking, evaluating, frozen, moded, randomness_kept, seeded
+from deconfound.core.guards import (
+    attacking,
+    evaluating,
+    frozen,
+    full_float32,
+    moded,
+    randomness_kept,
+    seeded,
+    working_folder_importable,
+)
 
 
 class Boom(Exception):
@@ -127,3 +137,25 @@ def test_guards_nest():
     with evaluating(model), moded("train", model), frozen(model), frozen(model):
         assert all(modes(model))
     assert (modes(model), flags(model)) == before
+
+
+def test_full_float32_is_put_back():
+    torch.set_float32_matmul_precision("high")
+    try:
+        with full_float32():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_the_working_folder_can_be_imported_from(tmp_path, monkeypatch):
+    (tmp_path / "lies_in_the_working_folder.py").write_text("value = 3")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    with working_folder_importable():
+        import lies_in_the_working_folder
+    assert lies_in_the_working_folder.value == 3
+    assert sys.path == before

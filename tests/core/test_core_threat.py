@@ -178,12 +178,14 @@ def test_random_starts_differ_between_streams(norm):
 def test_an_l1_step_skips_the_pixels_that_the_box_blocks():
     gradient = torch.tensor([[[[9.0, -8.0, 7.0, -1.0]]]])
     points = torch.tensor([[[[1.0, 0.0, 0.5, 0.5]]]])
-    threat = ThreatModel("l1", 1.0)
+    threat = ThreatModel("l1", 0.5)
     assert threat.steepest(gradient).flatten().tolist() == [1, 0, 0, 0]
     assert threat.steepest(gradient, points).flatten().tolist() == [0, 0, 1, 0]
     assert threat.steepest(-gradient, points).flatten().tolist() == [-1, 0, 0, 0]  # away from the border it may move
     stuck = threat.steepest(torch.tensor([[[[1.0, -1.0, 0.0, 0.0]]]]), points)
     assert not stuck.any()
+    spread = ThreatModel("l1", 0.8).steepest(gradient)  # the ball lets two pixels cross half of the box
+    assert spread.flatten().tolist() == [0.5, -0.5, 0, 0]
     assert ThreatModel("linf", 1.0).steepest(gradient, points).flatten().tolist() == [1, -1, 1, -1]
 
 

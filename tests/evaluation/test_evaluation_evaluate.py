@@ -180,6 +180,36 @@ def test_each_attack_runs_on_what_the_earlier_left_and_counts_are_exact(batch_si
     assert {outcome.broken_by for outcome in record.outcomes} == {"clean", "weak", "full", None}
 
 
+def test_a_double_precision_model_is_judged_in_double_precision_on_a_source():
+    model, images, labels, _, _ = examples()
+    seen = []
+
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model.double()
+
+        def forward(self, x):
+            seen.append(x.dtype)
+            return self.inner(x)
+
+    evaluate(Spy(), Source(images, labels), threat=THREAT, attacks=[Ascent(THREAT)], suite="s", provenance=ORIGIN)
+    assert set(seen) == {torch.float64}
+
+
+def test_another_judge_does_not_continue_a_journal():
+    class Generous:
+        def __call__(self, images, labels, streams):
+            return torch.zeros(len(labels), dtype=torch.bool)
+
+    model, images, labels, _, _ = examples()
+    journal = Memory()
+    call = {"threat": THREAT, "attacks": [Ascent(THREAT)], "suite": "s", "provenance": ORIGIN, "journal": journal}
+    evaluate(model, images, labels, **call)
+    with pytest.raises(InputError, match="journal"):
+        evaluate(model, images, labels, **call, judge=Generous())
+
+
 def test_source_and_tensors_give_the_same_record_and_a_source_is_read_in_batches():
     model, images, labels, _, _ = examples()
     chosen = torch.arange(149, 20, -3)

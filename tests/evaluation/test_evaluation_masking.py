@@ -240,6 +240,17 @@ def test_probabilities(net):
     assert masking.probabilities(scene(lambda x: net(x).relu())).passed
 
 
+def test_a_network_that_refuses_pixels_outside_the_box_is_not_accused():
+    def strict(x):
+        if x.min() < 0 or x.max() > 1:
+            raise ValueError("pixels must lie in [0, 1]")
+        return x.flatten(1)[:, :3]
+
+    check = masking.raw_pixels(scene(strict, images=torch.rand(100, 1, 6, 6)))
+    assert check.passed is None
+    assert check.note == "not run: the model refuses pixels outside [0, 1] (ValueError)"
+
+
 @pytest.mark.parametrize(("channels", "name"), [(1, "MNIST"), (3, "ImageNet")])
 def test_a_network_that_expects_normalised_input(channels, name):
     """It sorts images by brightness: dark, middle, bright."""

@@ -69,3 +69,19 @@ def test_margin_is_positive_exactly_where_the_prediction_is_wrong():
     tied = torch.tensor([[2.0, 2.0]])
     assert margin(tied, torch.tensor([1])).item() == 0
     assert margin(torch.tensor([[1.0, 3.0]]), torch.tensor([1])).item() == -2
+
+
+def test_half_precision_logits_are_compared_in_full():
+    """At a KL of 1e-5 bfloat16 arithmetic returns noise, also below 0; the inputs alone are half precision here."""
+    z = logits(4).bfloat16()
+    near = (z.float() + 0.01 * logits(5).float()).bfloat16().requires_grad_()
+    exact = near.detach().double().requires_grad_()
+    found, expected = kl_divergence(z, near), kl_divergence(z.double(), exact)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-7)
+    (gradient,) = torch.autograd.grad(found.sum(), near)
+    (truth,) = torch.autograd.grad(expected.sum(), exact)
+    assert F.cosine_similarity(gradient.double().flatten(), truth.flatten(), dim=0) > 0.999
+    for loss in (cross_entropy, margin):
+        assert loss(z, LABELS).dtype == torch.float32
+    assert soft_cross_entropy(z, near).dtype == torch.float32

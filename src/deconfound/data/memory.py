@@ -79,10 +79,10 @@ class MemoryImages:
     ) -> None:
         self._images = _checked(images, name)
         check_labels(labels, len(class_names), count=len(images), field=f"{name}: labels")
-        self._labels = labels
         self._class_names = tuple(class_names)
         self._name = name
-        self._index = torch.arange(len(images)) if index is None else index.to(torch.int64)
+        own = torch.arange(len(images)) if index is None else index.to(torch.int64)
+        self._labels, self._index = labels.to(images.device), own.to(images.device)
         require(self._index.shape == labels.shape, f"{name}: index", tuple(self._index.shape), "one index per image")
         self._digest: str | None = None
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import importlib
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deconfound.core.guards import working_folder_importable
 from deconfound.core.protocols import ImageSource
 from deconfound.data.assemble import Split, Wanted, assemble
 from deconfound.data.digits import digits
@@ -196,20 +196,17 @@ def _as_table(files: Mapping[str, list[str]], classes: list[str]) -> datasets.Da
 def _called(name: str) -> Mapping[str, Split]:
     """What the function returns."""
     module, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)  # a console script does not look in the working folder
     try:
-        function: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            function = getattr(function, part)
-        found = function()
+        with working_folder_importable():
+            function: Any = importlib.import_module(module)
+            for part in attribute.split("."):
+                function = getattr(function, part)
+            found = function()
     except InputError:
         raise
     except Exception as error:
         rule = f"a function that can be imported and called without arguments ({first_line(error)})"
         raise InputError("data", name, rule) from error
-    finally:
-        sys.path.remove(here)
     rule = "a function that returns a mapping from split to (images, labels) or to a table"
     require(isinstance(found, Mapping) and bool(found), "data", f"{name} -> {type(found).__name__}", rule)
     return found

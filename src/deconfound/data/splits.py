@@ -21,7 +21,12 @@ def carve_validation(source: ImageSource, size: int, seed: int) -> tuple[ImageSo
     """
     require(size >= 1, "validation size", size, "at least 1")
     count = len(source)
-    require(count >= LARGEST_SHARE, "validation", f"{count} images", f"at least {LARGEST_SHARE} images to carve from")
+    require(
+        count >= LARGEST_SHARE,
+        "validation",
+        f"{count} images",
+        f"at least {LARGEST_SHARE} images to carve from (or selection.size=0 with selection.keep=last)",
+    )
     taken = min(size, count // LARGEST_SHARE)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return source.subset(order[taken:].sort().values), source.subset(order[:taken].sort().values)

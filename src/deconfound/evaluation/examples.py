@@ -44,20 +44,24 @@ class TensorExamples:
 
 
 class SourceExamples:
-    """Positions of an image source; only the batch at work is held as floats."""
+    """Positions of an image source; only the batch at work is held as floats, in the precision of the model."""
 
-    def __init__(self, source: ImageSource, index: Tensor, device: torch.device) -> None:
-        self._source, self.index, self._device = source, index, device
+    def __init__(self, source: ImageSource, index: Tensor, device: torch.device, dtype: torch.dtype) -> None:
+        self._source, self.index, self._device, self._dtype = source, index, device, dtype
 
     def batch(self, places: Tensor) -> Batch:
         """The examples at ``places``."""
         positions = self.index[places]
         (batch,) = self._source.batches([positions], self._device)
-        return Batch(batch.images, batch.labels, positions.to(self._device))
+        return Batch(batch.images.to(self._dtype), batch.labels, positions.to(self._device))
 
 
 def examples_of(
-    images: Tensor | ImageSource, labels: Tensor | None, index: Tensor | None, device: torch.device
+    images: Tensor | ImageSource,
+    labels: Tensor | None,
+    index: Tensor | None,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> Examples:
     """The examples of a call, checked as far as that needs no model.
 
@@ -72,7 +76,7 @@ def examples_of(
             raise InputError("labels", shown, f"an int64 tensor of shape ({count},), one label for each image")
         return TensorExamples(images, labels, _index(index, count, None), device)
     require(labels is None, "labels", "labels beside a source", "None: a source brings its own labels")
-    return SourceExamples(images, _index(index, len(images), len(images)), device)
+    return SourceExamples(images, _index(index, len(images), len(images)), device, dtype)
 
 
 def _index(index: Tensor | None, default: int, limit: int | None) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deconfound.core.guards import evaluating, randomness_kept
+from deconfound.core.guards import evaluating, full_float32, randomness_kept
 from deconfound.core.protocols import Attack, Classifier, ImageSource, Journal, Judge, Monitor
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError, require
@@ -78,12 +78,13 @@ def evaluate(
             built for another threat model or returning images outside it, a journal of another call.
     """
     device = _device(model, images)
-    examples = examples_of(images, labels, index, device)
+    examples = examples_of(images, labels, index, device, _dtype(model))
     _check_settings(attacks, threat, judge, batch_size, gallery)
     meter = Meter()
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(full_float32())
         stack.enter_context(randomness_kept(device))
         stack.enter_context(evaluating(model, judge))
         counted = stack.enter_context(meter.counting(model))
@@ -96,6 +97,7 @@ def evaluate(
             seed=seed,
             batch_size=batch_size,
             gallery=gallery,
+            judge=None if judge is None else type(judge).__qualname__,
             curve=[_described(curve_attack(threat)), curve_radii] if curve_attack else None,
             probes=[_described(make(threat)) for make in (probes.single_step, probes.iterative)] if probes else None,
         )
@@ -113,6 +115,11 @@ def _device(model: Classifier, images: Tensor | ImageSource) -> torch.device:
         for tensor in (*model.parameters(), *model.buffers()):
             return tensor.device
     return images.device if isinstance(images, Tensor) else torch.device("cpu")
+
+
+def _dtype(model: Classifier) -> torch.dtype:
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    return next((p.dtype for p in parameters if p.dtype == torch.float64), torch.float32)
 
 
 def _check_settings(

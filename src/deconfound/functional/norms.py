@@ -11,9 +11,6 @@ from torch import Tensor
 
 Box = tuple[float, float]
 
-# Share of coordinates that an L1 step moves (Tramer & Boneh 2019, SLIDE: the 99th percentile).
-L1_SHARE = 0.01
-
 
 def _length(rows: Tensor, order: int) -> Tensor:
     # Summed in float32, the L2 norm of 150 528 equal elements comes out 1e-4 of itself too large.
@@ -105,11 +102,12 @@ def project(candidates: Tensor, images: Tensor, eps: float, norm: str, box: Box)
     return _PROJECTIONS[norm](candidates, images, eps, box)
 
 
-def steepest(gradient: Tensor, norm: str) -> Tensor:
-    """The direction u with norm at most 1 that maximises <gradient, u> (L1: spread over the largest 1 %).
+def steepest(gradient: Tensor, norm: str, spread: int = 1) -> Tensor:
+    """The direction u with norm at most 1 that maximises <gradient, u> (L1: spread over so many elements).
 
-    L-infinity: sign(g). L2: g / |g|_2. L1: sign(g) / k on the k = max(1, d / 100) largest |g|, 0 elsewhere; k = 1 is
-    exactly steepest, the spread is SLIDE's remedy for its slowness. A zero gradient gives a zero step.
+    L-infinity: sign(g). L2: g / |g|_2. L1: sign(g) / k on the k = ``spread`` largest |g|, 0 elsewhere; k = 1 is exactly
+    steepest, and slow (Tramer & Boneh 2019, who spread it over a share of the pixels). A zero gradient gives a zero
+    step.
     """
     if norm == "linf":
         return gradient.sign()
@@ -118,7 +116,7 @@ def steepest(gradient: Tensor, norm: str) -> Tensor:
         # The squares of a saturated network's gradient underflow: the largest element is brought to 1 first.
         scaled = gradient / gradient.abs().amax(dim=1, keepdim=True).clamp_min(tiny)
         return scaled / _length(scaled, 2).clamp_min(tiny)
-    count = max(1, int(gradient.shape[1] * L1_SHARE))
+    count = min(max(1, spread), gradient.shape[1])
     largest = gradient.abs().topk(count, dim=1).indices
     chosen = torch.zeros_like(gradient).scatter_(1, largest, 1.0 / count)
     return gradient.sign() * chosen

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from deconfound.core.checks import check_logits
-from deconfound.core.guards import evaluating
+from deconfound.core.guards import evaluating, working_folder_importable
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.models.network import Size, sides, whole
 from deconfound.models.normalise import Levels, Normalise
@@ -149,7 +149,8 @@ def _parameters(make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 def _found(spec: str) -> Callable[..., Any]:
     home, _, name = spec.partition(":")
     try:
-        module = import_module(home)
+        with working_folder_importable():
+            module = import_module(home)
     except Exception as error:  # importing runs foreign code
         rule = f"a module that can be imported ({_reason(error)}), timm:NAME or torchvision:NAME"
         raise InputError("model", spec, rule) from error

@@ -134,6 +134,7 @@ def evaluate(
         class_names=names,
         machine=machine.describe(device),
         budget=settings.budget,
+        precision="64-true" if any(t.dtype == torch.float64 for t in state.values()) else "32-true",
     )
     return settings.run(model, images, labels, index, threat, provenance, monitor=monitor)
 
@@ -315,10 +316,11 @@ def _default_path(target: Target, judging: Judging, threat: ThreatModel) -> Path
     if not Path(target.target).is_dir():
         return None
     radius = show_radius(threat.eps).replace("/", "-")
+    data = "" if target.data is None else f"{Path(target.data).name.replace(':', '-')}-"
     some = "" if target.n is None else f"-n{target.n}"
     drawn = "" if target.sample is None else f"-sample{target.sample}"
     seed = "" if judging.seed == 0 else f"-seed{judging.seed}"
-    return Path(target.target) / f"evaluate-{judging.suite}-{threat.norm}-{radius}{some}{drawn}{seed}.json"
+    return Path(target.target) / f"evaluate-{data}{judging.suite}-{threat.norm}-{radius}{some}{drawn}{seed}.json"
 
 
 def _provenance(loaded: Loaded, test: ImageSource, judging: Judging, device: torch.device) -> Provenance:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,10 @@ class Compute:
         Raises:
             InputError: a strategy that shards weights, or settings that Fabric refuses.
         """
+        if any(word in self.strategy for word in ("spawn", "fork", "notebook")):
+            raise InputError("strategy", self.strategy, "auto or ddp: each process runs the whole command")
         if any(word in self.strategy for word in ("fsdp", "deepspeed")):
-            rule = "auto, ddp or ddp_spawn; covariances, weight norms and folding need whole weights on each device"
+            rule = "auto or ddp; covariances, weight norms and folding need whole weights on each device"
             raise InputError("strategy", self.strategy, rule)
         try:
             return Fabric(
@@ -126,15 +128,15 @@ def train(
     if loaded.train is None:
         raise InputError("data", name, "a data set with a train split")
     task = _Task(resolved, loaded.train, loaded.class_names, loaded.shape, fabric)
-    if folder is not None and fabric.is_global_zero:
-        _open(folder, resolved, resume=resume, overwrite=overwrite)
-    fabric.barrier()
-    done = task.finished(folder) if folder is not None and resume and folder.record.is_file() else None
-    continued = folder is not None and resume and folder.has_checkpoint()
-    if monitor is not None and fabric.is_global_zero and (done or not continued):
-        monitor.message("finished before; nothing is left to do" if done else _announcement(resolved, loaded.train))
-    if done:
-        return done
+    done = folder is not None and _first_decides(
+        fabric, lambda: _opened(folder, task, resume=resume, overwrite=overwrite)
+    )
+    if monitor is not None and fabric.is_global_zero:
+        continued = folder is not None and resume and folder.has_checkpoint()
+        if done or not continued:
+            monitor.message("finished before; nothing is left to do" if done else _announcement(resolved, loaded.train))
+    if done and folder is not None:
+        return Trained(model=load(folder.path), record=TrainingRecord.read(folder.record), path=folder.path)
     return task.run(folder, Hooks(monitor=monitor, checkpoint_seconds=checkpoint_seconds))
 
 
@@ -166,7 +168,27 @@ def _how_to_continue(folder: RunFolder) -> str:
     return f"continue with: deconfound train {recipe} --out {place} --resume"
 
 
-def _open(folder: RunFolder, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+def _first_decides(fabric: Fabric, decide: Callable[[], bool]) -> bool:
+    """What the first process decides, on all of them; its refusal is raised by all, so that none waits for ever."""
+    found: bool | InputError = False
+    if fabric.is_global_zero:
+        try:
+            found = decide()
+        except InputError as error:
+            found = error
+    found = fabric.broadcast(found, src=0)
+    if isinstance(found, InputError):
+        raise found
+    return found
+
+
+def _opened(folder: RunFolder, task: _Task, *, resume: bool, overwrite: bool) -> bool:
+    """Make the folder ready; says whether a finished run of this recipe and data lies there already.
+
+    Raises:
+        InputError: the run there was started with another recipe, or on other data.
+    """
+    recipe = task.recipe
     if resume and folder.exists():
         before = validated(read_spec(folder.recipe), str(folder.recipe))
         old, new = before.identity(), recipe.identity()
@@ -178,9 +200,10 @@ def _open(folder: RunFolder, recipe: Recipe, *, resume: bool, overwrite: bool) -
             raise InputError("resume", shown, rule)
         if not folder.has_checkpoint():  # from the beginning then
             folder.metrics.unlink(missing_ok=True)
-        return
+        return task.is_finished(folder)
     folder.prepare(overwrite=overwrite)
     write_text(folder.recipe, recipe.to_yaml())
+    return False
 
 
 def _without_place(data: str) -> str:
@@ -219,16 +242,18 @@ class _Task:
         """What decides the result: the recipe, and the content of the data."""
         return f"{self.recipe.digest()}-{self.data_digest}"
 
-    def finished(self, folder: RunFolder) -> Trained:
-        """The run that lies in the folder, finished: nothing is left to do or to write.
+    def is_finished(self, folder: RunFolder) -> bool:
+        """Whether the run in the folder is complete: nothing is left to do or to write.
 
         Raises:
             InputError: it was trained on other data.
         """
+        if not folder.record.is_file():
+            return False
         record = TrainingRecord.read(folder.record)
         rule = f"the data that the run was trained on, {record.data}; the content differs"
         require(record.data_digest == self.data_digest, "resume", self.data_name, rule)
-        return Trained(model=load(folder.path), record=record, path=folder.path)
+        return True
 
     def run(self, folder: RunFolder | None, hooks: Hooks) -> Trained:
         journal = None
@@ -252,7 +277,8 @@ class _Task:
         record = self._record(result)
         if folder is not None and self.fabric.is_global_zero:
             self._write(folder, result, record)
-        return Trained(model=self.model.eval(), record=record, path=folder.path if folder else None)
+        # Images are float32, so a network trained in float64 is handed on, and loaded, in float32.
+        return Trained(model=self.model.eval().float(), record=record, path=folder.path if folder else None)
 
     def _record(self, result: FitResult) -> TrainingRecord:
         row = result.history[result.selected_epoch] if result.selected_epoch is not None and result.history else {}

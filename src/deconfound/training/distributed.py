@@ -51,10 +51,19 @@ def agreed(fabric: Fabric, flag: bool) -> bool:
     return bool(all_reduce(fabric, torch.tensor(float(flag), device=fabric.device), "sum") > 0)
 
 
+def same_on_all(fabric: Fabric, numbers: Sequence[float]) -> bool:
+    """Whether every process holds the same numbers; all learn the answer."""
+    if fabric.world_size == 1:
+        return True
+    own = torch.tensor(list(numbers), dtype=torch.float64, device=fabric.device)
+    mean = all_reduce(fabric, own.clone())
+    return not agreed(fabric, not torch.equal(mean, own))
+
+
 def same_everywhere(fabric: Fabric, modules: Iterable[nn.Module]) -> None:
     """Start every process from the first one's weights and buffers."""
     if fabric.world_size == 1:
         return
     for module in modules:
         for tensor in (*module.parameters(), *module.buffers()):
-            tensor.data.copy_(fabric.broadcast(tensor.data, src=0))
+            torch.distributed.broadcast(tensor.data, src=0)

@@ -17,9 +17,17 @@ from deconfound.core.guards import randomness_kept
 from deconfound.core.protocols import ImageSource, Objective
 from deconfound.core.streams import Streams
 from deconfound.core.types import Batch, Loss, Progress, Step
+from deconfound.errors import InputError
 from deconfound.functional.hashing import name_key
 from deconfound.training.averaging import WeightAverage
-from deconfound.training.distributed import agreed, all_reduce, average_buffers, average_gradients, same_everywhere
+from deconfound.training.distributed import (
+    agreed,
+    all_reduce,
+    average_buffers,
+    average_gradients,
+    same_everywhere,
+    same_on_all,
+)
 from deconfound.training.hooks import FitResult, Hooks
 from deconfound.training.optim import build_optimizer, multiplier, set_learning_rate
 from deconfound.training.plan import epoch_plan, steps_per_epoch
@@ -45,8 +53,8 @@ def fit(
     Each batch: the objective's steps are taken lazily; a step evaluates its loss inside its scope, differentiates by
     its player's parameters only, averages gradients over processes, clips, and steps that player's optimiser.
     Randomness (order, augmentation, attacks, dropout) is keyed by seed, epoch, step and example index, so a resumed
-    run continues bit for bit on the same processor, and several processes see what one would. Global random state is
-    put back at the end.
+    run continues bit for bit on the same processor, and several processes see the batches, attacks and augmentation
+    that one would (BatchNorm statistics and dropout masks belong to each process). Global random state is put back.
 
     Args:
         objective: see ``core.protocols.Objective``; its players are trained in place.
@@ -100,6 +108,11 @@ class _Run:
 
     def _resume(self) -> None:
         saved = self.hooks.checkpointer.load() if self.hooks.checkpointer else None
+        place = (-1, -1) if saved is None else (saved["epoch"], saved["step"])
+        if not same_on_all(self.fabric, place):
+            rule = "a run folder that all processes share, so that they continue from the same place"
+            shown = f"epoch {place[0] + 1}, step {place[1]} on process {self.fabric.global_rank}"
+            raise InputError("resume", shown, rule)
         if saved is not None:
             self.state.restore(saved)
 
@@ -207,17 +220,24 @@ class _Run:
 
     def _check_finite(self, means: Mapping[str, float]) -> None:
         bad = [name for name, value in means.items() if not math.isfinite(value)]
-        if bad:
-            place = f"epoch {self.state.epoch}, step {self.state.step}"
+        if bad or not self._sound():
+            bad = bad or ["a weight"]
+            place = f"epoch {self.state.epoch + 1}, step {self.state.step}"
             raise FloatingPointError(f"training diverged: {', '.join(bad)} is not finite by {place}; lower lr")
 
     def _save(self) -> None:
         now = time.monotonic()
         self.state.seconds += now - self.clock
         self.clock = self.saved_at = now
-        if self.hooks.checkpointer and self.fabric.is_global_zero:
-            self._check_finite(self.state.meter.means())
+        # A state that is not sound is reported by all processes at the epoch's end.
+        if self.hooks.checkpointer and self.fabric.is_global_zero and self._sound():
             self.hooks.checkpointer.save(self.state.to_dict())
+
+    def _sound(self) -> bool:
+        """Whether losses and weights are finite."""
+        losses = all(math.isfinite(value) for value in self.state.meter.means().values())
+        tensors = (t for player in self.state.players.values() for t in player.state_dict().values())
+        return losses and all(bool(t.isfinite().all()) for t in tensors if t.is_floating_point())
 
     def _tell(self, *, start: bool = False) -> None:
         monitor, state = self.hooks.monitor, self.state

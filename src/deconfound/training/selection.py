@@ -43,7 +43,7 @@ def overfitting_warning(history: Sequence[Mapping[str, float]]) -> str | None:
     >>> rows = [{"epoch": 0, "accuracy": 0.6, "validation_robust": 0.4},
     ...         {"epoch": 1, "accuracy": 0.9, "validation_robust": 0.0}]
     >>> overfitting_warning(rows)
-    'catastrophic overfitting in epoch 1: PGD accuracy fell from 40.0 % to 0.0 % while accuracy on the training attack rose from 60.0 % to 90.0 %'
+    'catastrophic overfitting in epoch 2: PGD accuracy fell from 40.0 % to 0.0 % while accuracy on the training attack rose from 60.0 % to 90.0 %'
     """  # noqa: E501
     judged = [row for row in history if "validation_robust" in row and "accuracy" in row]
     if len(judged) < 2:
@@ -53,7 +53,7 @@ def overfitting_warning(history: Sequence[Mapping[str, float]]) -> str | None:
     if not collapsed or last["accuracy"] < best["accuracy"]:
         return None
     return (
-        f"catastrophic overfitting in epoch {int(last['epoch'])}: PGD accuracy fell from "
+        f"catastrophic overfitting in epoch {int(last['epoch']) + 1}: PGD accuracy fell from "
         f"{best['validation_robust']:.1%} to {last['validation_robust']:.1%} while accuracy on the training attack "
         f"rose from {best['accuracy']:.1%} to {last['accuracy']:.1%}".replace("%", " %")
     )
