@@ -4,9 +4,9 @@
                                      [--checkpoint-seconds 0] [--seed 0] [--folder DIR] [--out FILE]
 
 First one training without interruption, timed. Then, for each kill, a fresh run: a process of its own is started,
-killed (SIGKILL) at a moment uniform in the duration of the uninterrupted process, resumed with ``--resume`` until it is
-done, and its weights and metrics are compared byte by byte. A moment before training began, or after its end, counts
-like any other. One line per kill, then a summary as JSON; exit code 1 if any run differs.
+killed (SIGKILL) at a moment uniform in the duration of the uninterrupted run, counted from the making of the run folder
+to the last file in it, resumed with ``--resume`` until it is done, and its weights and metrics are compared byte by
+byte. One line per kill, then a summary as JSON; exit code 1 if any run differs.
 
 With ``--checkpoint-seconds 0`` every step is saved, so kills fall into saving more often than anywhere else; with more,
 resuming repeats work.
@@ -46,14 +46,22 @@ def start(run: Path, options: argparse.Namespace, *more: str) -> subprocess.Pope
     )
 
 
+def wait_for(path: Path, process: subprocess.Popen[str]) -> float:
+    """The moment when a file appears, or when the process ends without it."""
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.002)
+    return time.perf_counter()
+
+
 def uninterrupted(run: Path, options: argparse.Namespace) -> float:
-    """Train without a kill; returns the seconds from start to end of the process."""
-    begin = time.perf_counter()
+    """Train without a kill; returns the seconds from the first file in the run folder to the last."""
     process = start(run, options)
+    begin = wait_for(run / "recipe.yaml", process)
+    end = wait_for(run / "record.json", process)
     _, errors = process.communicate()
     if process.returncode:
         sys.exit(f"the uninterrupted training failed: {errors}")
-    return time.perf_counter() - begin
+    return end - begin
 
 
 def lines(path: Path) -> int:
@@ -75,8 +83,9 @@ def equal(first: Path, second: Path) -> bool:
 
 
 def killed(run: Path, moment: float, whole: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """One run, killed at ``moment`` seconds and resumed; how it went."""
+    """One run, killed ``moment`` seconds after its first file and resumed; how it went."""
     process = start(run, options)
+    wait_for(run / "recipe.yaml", process)
     try:
         process.communicate(timeout=moment)
     except subprocess.TimeoutExpired:

@@ -11,8 +11,8 @@ import pytest
 
 from deconfound.recipes import demo as demo_job
 from deconfound.recipes import training as train_job
-from deconfound.recipes.evaluating import Target
 from deconfound.recipes.listing import KINDS
+from deconfound.recipes.targets import Target
 from deconfound.records import EvaluationRecord, TrainingRecord
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from deconfound.errors import InputError
 from deconfound.recipes import demo as job
-from deconfound.recipes.evaluating import Target
+from deconfound.recipes.targets import Target
 from deconfound.recipes.training import train
 from deconfound.records import EvaluationRecord, TrainingRecord
 

@@ -11,7 +11,8 @@ import torch
 import deconfound
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
-from deconfound.recipes.evaluating import Judging, Target, chosen, evaluate_target
+from deconfound.recipes.evaluating import Judging
+from deconfound.recipes.targets import Target, chosen, evaluate_target
 from deconfound.records import EvaluationRecord
 from toys import tiny_net
 

@@ -12,9 +12,10 @@ from safetensors import safe_open
 
 import deconfound
 from deconfound.errors import InputError
-from deconfound.recipes.evaluating import Target, evaluate_target
+from deconfound.recipes.compute import Compute
 from deconfound.recipes.loading import load_run
-from deconfound.recipes.training import Compute, default_run, train
+from deconfound.recipes.targets import Target, evaluate_target
+from deconfound.recipes.training import default_run, train
 from deconfound.records import TrainingRecord
 from jobs import WEIGHTS, Told, contents, data_module, images, split
 

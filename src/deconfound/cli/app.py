@@ -108,7 +108,8 @@ def train(
 
     Example: deconfound train pgd-at --data digits --out runs/first --set epochs=5
     """
-    from deconfound.recipes.training import Compute, default_run
+    from deconfound.recipes.compute import Compute
+    from deconfound.recipes.training import default_run
     from deconfound.recipes.training import train as job
 
     screen = Screen(quiet=quiet)
@@ -176,7 +177,8 @@ def evaluate(
 
     Example: deconfound evaluate lenet5 --weights lenet.pt --data FOLDER --eps 0.3
     """
-    from deconfound.recipes.evaluating import Judging, Target, evaluate_target
+    from deconfound.recipes.evaluating import Judging
+    from deconfound.recipes.targets import Target, evaluate_target
     from deconfound.reporting.tables import evaluation_table
 
     screen = Screen(quiet=quiet)

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
-    from deconfound.recipes.evaluating import evaluate, evaluate_target
+    from deconfound.recipes.evaluating import evaluate
     from deconfound.recipes.loading import load
     from deconfound.recipes.schema import Recipe
+    from deconfound.recipes.targets import evaluate_target
     from deconfound.recipes.training import Trained, train
 
 _HOME = {
     "Recipe": "schema",
     "Trained": "training",
     "evaluate": "evaluating",
-    "evaluate_target": "evaluating",
+    "evaluate_target": "targets",
     "load": "loading",
     "train": "training",
 }

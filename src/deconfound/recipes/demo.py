@@ -7,9 +7,10 @@ from pathlib import Path
 
 from deconfound.core.protocols import Monitor
 from deconfound.errors import InputError, require
-from deconfound.recipes.evaluating import Judging, Target, evaluate_target
+from deconfound.recipes.evaluating import Judging
 from deconfound.recipes.reporting import results_json
 from deconfound.recipes.resolve import names
+from deconfound.recipes.targets import Target, evaluate_target
 from deconfound.recipes.training import train
 from deconfound.records import EvaluationRecord, TrainingRecord
 from deconfound.reporting import render

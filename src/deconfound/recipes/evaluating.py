@@ -1,11 +1,9 @@
-"""The job behind ``deconfound evaluate``, and its form in Python."""
+"""Judging any classifier on any images: what ``deconfound.evaluate`` does, and how the command judges."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,19 +11,12 @@ from torch import Tensor, nn
 from deconfound.attacks import FGSM, PGD, suite
 from deconfound.core.guards import evaluating
 from deconfound.core.protocols import Attack, ImageSource, Journal, Monitor
-from deconfound.core.threat import ThreatModel, parse_norm, parse_radius, show_radius
-from deconfound.data import load as load_data
-from deconfound.data.families import family_of
-from deconfound.errors import InputError, require
+from deconfound.core.threat import ThreatModel
+from deconfound.errors import require
 from deconfound.evaluation import Probes, Provenance
 from deconfound.evaluation import evaluate as judge_model
 from deconfound.recipes import machine
-from deconfound.recipes.loading import Loaded, check_foreign, is_network, load_foreign, load_run
-from deconfound.recipes.resolve import family_radius, read_spec
-from deconfound.recipes.schema import sensible
-from deconfound.recipes.unfinished import journal_beside
 from deconfound.records import EvaluationRecord
-from deconfound.store import RunFolder, write_text
 from deconfound.store.weights import digest_tensors
 
 BUDGETS = ("demo", "normal", "full")
@@ -156,188 +147,3 @@ def _class_names(model: nn.Module, images: Tensor | ImageSource, device: torch.d
     except (RuntimeError, ValueError):
         return ()
     return tuple(str(k) for k in range(logits.shape[-1]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """What to judge on what: the arguments of ``deconfound evaluate``.
-
-    Attributes:
-        target: run folder, ``model.safetensors``, or a model name.
-        weights: file of weights for a model name.
-        data: data set; the run's own by default.
-        norm, eps: threat model; the run's by default, else the data family's.
-        n: the first n test images; all by default. With ``sample``, n drawn with that seed.
-        mean, std: normalisation inside a model given by name.
-        device: ``auto``, ``cpu`` or ``cuda``.
-    """
-
-    target: str
-    weights: str | None = None
-    data: str | None = None
-    norm: str | None = None
-    eps: float | str | None = None
-    n: int | None = None
-    sample: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    device: str = "auto"
-
-
-def evaluate_target(
-    target: Target,
-    judging: Judging | None = None,
-    *,
-    out: str | Path | None = None,
-    overwrite: bool = False,
-    monitor: Monitor | None = None,
-) -> tuple[EvaluationRecord, Path | None]:
-    """Judge a run or a model by name; the record goes to ``out`` (for a run, into its folder by default).
-
-    Progress goes to ``OUT.journal``; the same call resumes from it.
-
-    Raises:
-        InputError: bad input, before anything is written.
-    """
-    judging = judging or Judging()
-    suite(judging.suite, ThreatModel())  # an unknown suite is refused before anything is loaded
-    device = _device(target.device)
-    loaded = _run_of(target)
-    name = target.data or (_data_of_run(Path(target.target)) if loaded else None)
-    require(name is not None, "data", None, "a data set (--data): only runs know theirs")
-    assert name is not None
-    threat = _threat_early(target, loaded)
-    images = load_data(name, size=loaded.recipe.image_size if loaded and loaded.recipe else None, parts=("test",))
-    test = images.test
-    require(test is not None, "data", name, "a data set with a test split")
-    assert test is not None
-    if loaded is None:
-        options = {key: value for key, value in (("mean", target.mean), ("std", target.std)) if value is not None}
-        loaded = load_foreign(target.target, target.weights, len(test.class_names), test.shape, options)
-    _check_fit(loaded, test, name)
-    family = family_of(name, test.shape, len(test.class_names))
-    threat = threat or _family_threat(target, family)
-    index = chosen(len(test), target.n, target.sample)
-    path = Path(out) if out is not None else _default_path(target, judging, threat)
-    record = _judge(loaded, test, index, threat, judging, path, overwrite, monitor, device)
-    return record, path
-
-
-def _judge(
-    loaded: Loaded,
-    test: ImageSource,
-    index: Tensor,
-    threat: ThreatModel,
-    judging: Judging,
-    path: Path | None,
-    overwrite: bool,
-    monitor: Monitor | None,
-    device: torch.device,
-) -> EvaluationRecord:
-    provenance = _provenance(loaded, test, judging, device)
-    with journal_beside(path, overwrite=overwrite) if path else nullcontext() as journal:
-        record = judging.run(loaded.model.to(device), test, None, index, threat, provenance, journal, monitor)
-        if path is not None:
-            write_text(path, record.to_json())
-    return record
-
-
-def chosen(count: int, n: int | None, sample: int | None) -> Tensor:
-    """Which of ``count`` examples: the first n, or n drawn with a seed and sorted.
-
-    >>> chosen(5, 3, None).tolist()
-    [0, 1, 2]
-    """
-    n = count if n is None else n
-    require(1 <= n <= count, "n", n, f"between 1 and the split's {count} images")
-    if sample is None:
-        return torch.arange(n)
-    require(0 <= sample < 2**63, "sample", sample, "a seed of at least 0, below 2^63")
-    return torch.randperm(count, generator=torch.Generator().manual_seed(sample))[:n].sort().values
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        raise InputError("device", name, f"auto, or a device of this machine ({str(error).splitlines()[0]})") from None
-    return device
-
-
-def _run_of(target: Target) -> Loaded | None:
-    """The run, or None where a network's name is meant; weights make a name of what may be a folder too."""
-    name = target.target
-    if not Path(name).exists() or (target.weights is not None and is_network(name)):
-        check_foreign(name, target.weights)
-        return None
-    for field, value in (("weights", target.weights), ("mean", target.mean), ("std", target.std)):
-        require(value is None, field, value, f"none with a run: {name} has its own")
-    return load_run(name)
-
-
-def _data_of_run(place: Path) -> str | None:
-    """The data set that a run (given by its folder or a file inside) was trained on."""
-    folder = RunFolder(place if place.is_dir() else place.parent)
-    return str(read_spec(folder.recipe)["data"]) if place.exists() and folder.exists() else None
-
-
-def _threat_early(target: Target, loaded: Loaded | None) -> ThreatModel | None:
-    """The threat model where no data family is needed for it; a malformed one is refused before data are loaded."""
-    norm = parse_norm(target.norm) if target.norm is not None else None
-    eps = parse_radius(target.eps) if target.eps is not None else None
-    if loaded is not None and loaded.recipe is not None:
-        recipe = loaded.recipe
-        norm = norm or recipe.norm
-        if eps is None:
-            eps = recipe.eps if norm == recipe.norm else family_radius(recipe.family, norm)
-    return sensible(ThreatModel(norm or "linf", eps)) if eps is not None else None
-
-
-def _family_threat(target: Target, family: str) -> ThreatModel:
-    norm = target.norm or "linf"
-    return ThreatModel(norm, family_radius(family, norm))
-
-
-def _check_fit(loaded: Loaded, test: ImageSource, name: str) -> None:
-    if loaded.shape is not None and tuple(test.shape) != tuple(loaded.shape):
-        raise InputError(
-            "data", f"{name} with images {test.shape}", f"images {loaded.shape}, as the run was trained on"
-        )
-    if loaded.class_names is not None and loaded.class_names != tuple(test.class_names):
-        shown = f"{name} with {len(test.class_names)} classes {', '.join(test.class_names[:3])}..."
-        theirs = f"{len(loaded.class_names)} classes {', '.join(loaded.class_names[:3])}..."
-        raise InputError("data", shown, f"the classes that the run was trained on, {theirs}")
-
-
-def _default_path(target: Target, judging: Judging, threat: ThreatModel) -> Path | None:
-    if not Path(target.target).is_dir():
-        return None
-    radius = show_radius(threat.eps).replace("/", "-")
-    data = "" if target.data is None else f"{Path(target.data).name.replace(':', '-')}-"
-    some = "" if target.n is None else f"-n{target.n}"
-    drawn = "" if target.sample is None else f"-sample{target.sample}"
-    seed = "" if judging.seed == 0 else f"-seed{judging.seed}"
-    return Path(target.target) / f"evaluate-{data}{judging.suite}-{threat.norm}-{radius}{some}{drawn}{seed}.json"
-
-
-def _provenance(loaded: Loaded, test: ImageSource, judging: Judging, device: torch.device) -> Provenance:
-    recipe = loaded.recipe
-    training = {}
-    if recipe is not None:
-        keys = ("recipe", "objective", "model", "norm", "eps", "epochs", "batch_size", "seed", "precision")
-        training = {key: value for key, value in recipe.model_dump(mode="json").items() if key in keys}
-        training["recipe_digest"] = recipe.digest()
-    return Provenance(
-        model=loaded.name,
-        model_digest=loaded.digest,
-        defence=recipe.recipe if recipe else "",
-        data=test.name,
-        data_digest=test.digest(),
-        class_names=test.class_names,
-        machine=machine.describe(device),
-        budget=judging.budget,
-        training=training,
-    )

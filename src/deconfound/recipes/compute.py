@@ -1,0 +1,43 @@
+"""Where to train: devices and processes, handed to Lightning Fabric."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lightning_fabric import Fabric
+
+from deconfound.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Where to train: handed to Lightning Fabric as it is. ``torchrun`` and SLURM set it by the environment."""
+
+    devices: int | str = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    accelerator: str = "auto"
+    workers: int = 2
+
+    def fabric(self, precision: str) -> Fabric:
+        """The engine.
+
+        Raises:
+            InputError: a strategy that shards weights, or settings that Fabric refuses.
+        """
+        if any(word in self.strategy for word in ("spawn", "fork", "notebook")):
+            raise InputError("strategy", self.strategy, "auto or ddp: each process runs the whole command")
+        if any(word in self.strategy for word in ("fsdp", "deepspeed")):
+            rule = "auto or ddp; covariances, weight norms and folding need whole weights on each device"
+            raise InputError("strategy", self.strategy, rule)
+        try:
+            return Fabric(
+                accelerator=self.accelerator,
+                devices=self.devices,
+                num_nodes=self.num_nodes,
+                strategy=self.strategy,
+                precision=precision,  # type: ignore[arg-type]
+            )
+        except (ValueError, TypeError, RuntimeError, ImportError) as error:
+            shown = f"{self.accelerator} x {self.devices}"
+            raise InputError("devices", shown, f"settings that Fabric accepts ({error})") from None
