@@ -14,6 +14,7 @@ from deconfound.attacks.losses import kl_to_reference
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
 from deconfound.objectives import AdversarialTraining, Standard, Trades
+from deconfound.recipes.compute import first_decides
 from deconfound.training import AveragingSettings, Hooks, LoopSettings, SelectionSettings, fit
 from toys import Game, MemoryCheckpoints, ToySource, tiny_net
 
@@ -98,6 +99,32 @@ def stopped(fabric):
     }
 
 
+def apart(fabric):
+    """Only the first process finds a checkpoint, as on machines without a shared disk."""
+    kept = MemoryCheckpoints()
+    fit(Standard(tiny_net()), ToySource(), settings(epochs=1), fabric, Hooks(checkpointer=kept))
+    try:
+        fit(Standard(tiny_net()), ToySource(), settings(), fabric, Hooks(checkpointer=kept))
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def decided(fabric):
+    """Only the first process refuses."""
+
+    def refuse():
+        if fabric.global_rank:
+            raise AssertionError("asked of the first process only")
+        raise InputError("out", "here", "another place")
+
+    try:
+        first_decides(fabric, refuse)
+    except InputError as error:
+        return str(error)
+    return None
+
+
 def main(folder):
     """Every case, in this process's part; results in ``folder/rank.pt``."""
     torch.set_num_threads(1)
@@ -109,6 +136,8 @@ def main(folder):
         results[name] = trained(name, fabric, seed=fabric.global_rank)  # different starts on purpose
     results["refused"] = refused(fabric)
     results["stopped"] = stopped(fabric)
+    results["apart"] = apart(fabric)
+    results["decided"] = decided(fabric)
     torch.save(results, Path(folder) / f"{fabric.global_rank}.pt")
 
 

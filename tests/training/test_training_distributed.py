@@ -92,3 +92,12 @@ def test_a_stop_asked_of_one_process_stops_both_and_the_run_continues_exactly(ra
     assert second["saved"] == 0  # the first process alone writes
     assert same(first["kept"], second["kept"])
     assert same(first["kept"], ranks[0]["standard"]["kept"])
+
+
+def test_processes_that_would_continue_from_different_places_are_refused(ranks):
+    assert ranks[0]["apart"].startswith("resume: got 'epoch 2, step 0 on process 0'; expected a run folder that all")
+    assert ranks[1]["apart"].startswith("resume: got 'no checkpoint on process 1'; expected a run folder that all")
+
+
+def test_what_the_first_process_refuses_is_refused_by_all(ranks):
+    assert [rank["decided"] for rank in ranks] == ["out: got 'here'; expected another place"] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lightning_fabric import Fabric
@@ -41,3 +42,17 @@ class Compute:
         except (ValueError, TypeError, RuntimeError, ImportError) as error:
             shown = f"{self.accelerator} x {self.devices}"
             raise InputError("devices", shown, f"settings that Fabric accepts ({error})") from None
+
+
+def first_decides(fabric: Fabric, decide: Callable[[], bool]) -> bool:
+    """What the first process decides, on all of them; its refusal is raised by all, so that none waits for ever."""
+    found: bool | InputError = False
+    if fabric.is_global_zero:
+        try:
+            found = decide()
+        except InputError as error:
+            found = error
+    found = fabric.broadcast(found, src=0)
+    if isinstance(found, InputError):
+        raise found
+    return found

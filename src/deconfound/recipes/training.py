@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from deconfound.data import load as load_data
 from deconfound.data.augment import build as build_augmentation
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes import machine
-from deconfound.recipes.compute import Compute
+from deconfound.recipes.compute import Compute, first_decides
 from deconfound.recipes.loading import build_model, load
 from deconfound.recipes.processes import process_rank
 from deconfound.recipes.registry import build_objective
@@ -95,7 +95,7 @@ def train(
     if loaded.train is None:
         raise InputError("data", name, "a data set with a train split")
     task = _Task(resolved, loaded.train, loaded.class_names, loaded.shape, fabric)
-    done = folder is not None and _first_decides(
+    done = folder is not None and first_decides(
         fabric, lambda: _opened(folder, task, resume=resume, overwrite=overwrite)
     )
     if monitor is not None and fabric.is_global_zero:
@@ -133,20 +133,6 @@ def _family(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> str | None:
 def _how_to_continue(folder: RunFolder) -> str:
     recipe, place = (shlex.quote(str(path)) for path in (folder.recipe, folder.path))
     return f"continue with: deconfound train {recipe} --out {place} --resume"
-
-
-def _first_decides(fabric: Fabric, decide: Callable[[], bool]) -> bool:
-    """What the first process decides, on all of them; its refusal is raised by all, so that none waits for ever."""
-    found: bool | InputError = False
-    if fabric.is_global_zero:
-        try:
-            found = decide()
-        except InputError as error:
-            found = error
-    found = fabric.broadcast(found, src=0)
-    if isinstance(found, InputError):
-        raise found
-    return found
 
 
 def _opened(folder: RunFolder, task: _Task, *, resume: bool, overwrite: bool) -> bool:

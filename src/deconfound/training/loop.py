@@ -111,7 +111,8 @@ class _Run:
         place = (-1, -1) if saved is None else (saved["epoch"], saved["step"])
         if not same_on_all(self.fabric, place):
             rule = "a run folder that all processes share, so that they continue from the same place"
-            shown = f"epoch {place[0] + 1}, step {place[1]} on process {self.fabric.global_rank}"
+            found = "no checkpoint" if saved is None else f"epoch {place[0] + 1}, step {place[1]}"
+            shown = f"{found} on process {self.fabric.global_rank}"
             raise InputError("resume", shown, rule)
         if saved is not None:
             self.state.restore(saved)
