@@ -15,6 +15,7 @@ from deconfound.evaluation.curve import accuracy_curve
 from deconfound.evaluation.ledger import Ledger
 from deconfound.evaluation.meter import Meter
 from deconfound.evaluation.referee import Referee, Sample
+from deconfound.functional.predictions import predicted
 from deconfound.records import Check, CurvePoint
 
 THREAT = ThreatModel("linf", 0.15)
@@ -69,7 +70,7 @@ def scene(model, probes=HONEST, threat=THREAT, curve=None, count=COUNT, images=N
     drawn = data()
     images, labels = (drawn[0] if images is None else images)[:count], (drawn[1] if labels is None else labels)[:count]
     referee = Referee(model, None, 64)
-    correct = referee.predictions(referee.logits(images)) == labels
+    correct = predicted(referee.logits(images)) == labels
     streams = Streams(0, range(count))
     return masking.Scene(
         referee, threat, Sample(Batch(images, labels, torch.arange(count)), streams, correct), probes, curve

@@ -16,11 +16,12 @@ from deconfound.attacks.points import Points
 from deconfound.core.guards import evaluating, frozen
 from deconfound.core.protocols import Classifier, Judge
 from deconfound.core.streams import Streams
+from deconfound.functional.predictions import predicted
 
 
 def errs(logits: Tensor, labels: Tensor) -> Tensor:
-    """Where argmax z differs from the label, or z holds a NaN: a classifier that says nothing is wrong."""
-    return (logits.argmax(dim=1) != labels) | logits.isnan().any(dim=1)
+    """Where the prediction differs from the label; a NaN predicts nothing, which is wrong."""
+    return predicted(logits) != labels
 
 
 class ArgmaxJudge:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from deconfound.attacks.gradient import PGD
 from deconfound.attacks.single_step import FGSM, FGSMRS
@@ -14,18 +14,23 @@ from deconfound.core.protocols import Attack
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError, unknown_name
 
-ATTACKS: Mapping[str, Callable[..., Attack]] = MappingProxyType(
-    {"fgsm": FGSM, "fgsm-rs": FGSMRS, "mi-fgsm": partial(PGD, momentum=1.0, start="none"), "pgd": PGD}
-)
-"""Name -> maker, called with the threat model and keyword settings. ``mi-fgsm`` is PGD with Dong et al.'s defaults."""
+
+class _Entry(NamedTuple):
+    make: Callable[..., Attack]
+    about: str
 
 
-_ABOUT = {
-    "fgsm": "one step of eps along the steepest direction (Goodfellow et al. 2015)",
-    "fgsm-rs": "one step of 1.25 eps from a random start (Wong et al. 2020)",
-    "mi-fgsm": "iterated steps with accumulated gradients (Dong et al. 2018)",
-    "pgd": "projected gradient descent with restarts, any loss, L-infinity, L2 and L1 (Madry et al. 2018)",
+_ENTRIES: Mapping[str, _Entry] = {
+    "fgsm": _Entry(FGSM, "one step of eps along the steepest direction (Goodfellow et al. 2015)"),
+    "fgsm-rs": _Entry(FGSMRS, "one step of 1.25 eps from a random start (Wong et al. 2020)"),
+    "mi-fgsm": _Entry(
+        partial(PGD, momentum=1.0, start="none"), "iterated steps with accumulated gradients (Dong et al. 2018)"
+    ),
+    "pgd": _Entry(PGD, "projected gradient descent with restarts, any loss, L-infinity, L2 and L1 (Madry et al. 2018)"),
 }
+
+ATTACKS: Mapping[str, Callable[..., Attack]] = MappingProxyType({name: entry.make for name, entry in _ENTRIES.items()})
+"""Name -> maker, called with the threat model and keyword settings. ``mi-fgsm`` is PGD with Dong et al.'s defaults."""
 
 
 def names() -> tuple[str, ...]:
@@ -35,7 +40,7 @@ def names() -> tuple[str, ...]:
 
 def about(name: str) -> str:
     """One line on an attack."""
-    return _ABOUT[name]
+    return _ENTRIES[name].about
 
 
 def make(name: str, threat: ThreatModel, **settings: Any) -> Attack:

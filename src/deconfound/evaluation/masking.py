@@ -21,6 +21,7 @@ from deconfound.core.threat import ThreatModel
 from deconfound.evaluation.curve import Curve
 from deconfound.evaluation.referee import AttackAt, Referee, Sample
 from deconfound.functional.losses import cross_entropy, margin
+from deconfound.functional.predictions import predicted
 from deconfound.records import Check, Verdict
 
 MASKING_EXAMPLES = 100
@@ -159,7 +160,7 @@ def noise_against_gradients(scene: Scene) -> Check:
     weaker = sample.correct.clone()
     for draw in range(NOISE_DRAWS):
         images = scene.threat.random_start(sample.batch.images, sample.streams.fold("noise", draw))
-        predictions = scene.referee.predictions(scene.referee.logits(images))
+        predictions = predicted(scene.referee.logits(images))
         weaker &= ~scene.referee.wrong(images, sample.batch.labels, sample.streams, predictions)
     p, alone, other = excess(weaker, scene.after_iterative())
     found = f"random noise broke {alone} examples that gradients left, gradients {other} that noise left"
@@ -215,7 +216,7 @@ def raw_pixels(scene: Scene) -> Check:
     known = {key: value for key, value in NORMALISATIONS.items() if len(value[0]) == channels}
     if not known:
         return _not_run(name, NORMALISATION_GAIN, f"no known normalisation for {channels} channels")
-    raw = scene.referee.predictions(scene.referee.logits(batch.images)) == batch.labels
+    raw = predicted(scene.referee.logits(batch.images)) == batch.labels
     best, gain, p = "", -1.0, 1.0
     for key, (mean, deviation) in known.items():
         shape = (1, channels, 1, 1)
@@ -223,7 +224,7 @@ def raw_pixels(scene: Scene) -> Check:
             shape
         )
         try:
-            right = scene.referee.predictions(scene.referee.logits(shifted)) == batch.labels
+            right = predicted(scene.referee.logits(shifted)) == batch.labels
         except Exception as error:  # the model's own check of its input, of whatever kind
             cause = f"the model refuses pixels outside [0, 1] ({type(error).__name__})"
             return _not_run(name, NORMALISATION_GAIN, cause)

@@ -17,11 +17,10 @@ from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Batch
 from deconfound.errors import InputError, require
+from deconfound.functional.predictions import predicted
 
 AttackAt = Callable[[ThreatModel], Attack]
 """Makes an attack in a given threat model, e.g. the class of an attack."""
-
-NO_PREDICTION = -1
 
 
 class Attacked(NamedTuple):
@@ -60,10 +59,6 @@ class Referee:
         with torch.no_grad():
             return torch.cat([self.model(part) for part in images.split(self.batch_size)])
 
-    def predictions(self, logits: Tensor) -> Tensor:
-        """The largest logit; -1 where an output holds a NaN, which is a prediction of nothing."""
-        return logits.argmax(dim=1).masked_fill(logits.isnan().any(dim=1), NO_PREDICTION)
-
     def wrong(self, images: Tensor, labels: Tensor, streams: Streams, predictions: Tensor) -> Tensor:
         """What the judge says, or where the predictions differ from the labels."""
         if self.judge is None:
@@ -94,7 +89,7 @@ class Referee:
         wrong = torch.zeros_like(batch.labels, dtype=torch.bool)
         predictions = batch.labels.clone()
         if len(changed):
-            predictions[changed] = self.predictions(self.logits(images[changed]))
+            predictions[changed] = predicted(self.logits(images[changed]))
             labels, own = batch.labels[changed], streams[changed]
             wrong[changed] = self.wrong(images[changed], labels, own, predictions[changed])
         return Attacked(images, wrong, predictions)

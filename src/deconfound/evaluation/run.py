@@ -26,6 +26,7 @@ from deconfound.evaluation.ledger import Ledger
 from deconfound.evaluation.masking import MASKING_EXAMPLES, Probes, Scene, examine
 from deconfound.evaluation.meter import Cost, Meter
 from deconfound.evaluation.referee import AttackAt, Attacked, Referee, Sample
+from deconfound.functional.predictions import predicted
 from deconfound.records import AttackResult, Check, Picture
 
 
@@ -75,7 +76,7 @@ class Run:
             _first_forward(self.referee, batch.images) if int(places[0]) == 0 else self.referee.logits(batch.images)
         )
         check_labels(batch.labels, check_logits(logits, len(places)), len(places))
-        predictions = self.referee.predictions(logits)
+        predictions = predicted(logits)
         wrong = self.referee.wrong(batch.images, batch.labels, self._streams(batch), predictions)
         return {"labels": batch.labels.tolist(), "predictions": predictions.tolist(), "wrong": wrong.tolist()}
 

@@ -33,6 +33,7 @@ from deconfound.records import TrainingRecord
 from deconfound.store import CheckpointFile, JsonLines, RunFolder, write_text, write_weights
 from deconfound.store.journal import TensorBoardMirror
 from deconfound.training import FitResult, Hooks, fit
+from deconfound.training.plan import check_shares
 
 DEFAULT_DATA = "digits"
 
@@ -92,8 +93,7 @@ def train(
     loaded = load_data(name, size=draft.image_size, workers=compute.workers, parts=("train",))
     family = _family(spec, wanted) or loaded.family
     resolved = resolve(spec, data=name, family=family, changes=wanted)
-    if loaded.train is None:
-        raise InputError("data", name, "a data set with a train split")
+    assert loaded.train is not None  # load refuses data without the part that is asked for
     task = _Task(resolved, loaded.train, loaded.class_names, loaded.shape, fabric)
     done = folder is not None and first_decides(
         fabric, lambda: _opened(folder, task, resume=resume, overwrite=overwrite)
@@ -179,9 +179,7 @@ class _Task:
         self.source, self.validation = source, None
         if recipe.selection.size:
             self.source, self.validation = carve_validation(source, recipe.selection.size, recipe.seed)
-        if recipe.batch_size % fabric.world_size:
-            rule = f"a multiple of the number of processes, {fabric.world_size}"
-            raise InputError("batch_size", recipe.batch_size, rule)
+        check_shares(recipe.batch_size, fabric.world_size)
         with seeded(recipe.seed):  # initial weights
             self.model = build_model(recipe, len(class_names), shape)
         self.augmentation = build_augmentation(**recipe.augmentation.model_dump())

@@ -65,7 +65,7 @@ def fit(
 
     Raises:
         InputError: a batch size that the processes cannot share evenly.
-        FloatingPointError: the loss is not finite; the message names epoch, step and player.
+        FloatingPointError: a loss or a weight is not finite; the message names it, epoch and step.
     """
     run = _Run(objective, source, settings, fabric or Fabric(accelerator="cpu", devices=1), hooks or Hooks())
     with randomness_kept(run.fabric.device):
@@ -221,8 +221,9 @@ class _Run:
 
     def _check_finite(self, means: Mapping[str, float]) -> None:
         bad = [name for name, value in means.items() if not math.isfinite(value)]
-        if bad or not self._sound():
-            bad = bad or ["a weight"]
+        if not bad and not self._weights_are_finite():
+            bad = ["a weight"]
+        if bad:
             place = f"epoch {self.state.epoch + 1}, step {self.state.step}"
             raise FloatingPointError(f"training diverged: {', '.join(bad)} is not finite by {place}; lower lr")
 
@@ -230,15 +231,15 @@ class _Run:
         now = time.monotonic()
         self.state.seconds += now - self.clock
         self.clock = self.saved_at = now
-        # A state that is not sound is reported by all processes at the epoch's end.
-        if self.hooks.checkpointer and self.fabric.is_global_zero and self._sound():
+        if self.hooks.checkpointer is None or not self.fabric.is_global_zero:
+            return
+        # What is not finite is not saved, and reported by all processes at the epoch's end.
+        if all(map(math.isfinite, self.state.meter.means().values())) and self._weights_are_finite():
             self.hooks.checkpointer.save(self.state.to_dict())
 
-    def _sound(self) -> bool:
-        """Whether losses and weights are finite."""
-        losses = all(math.isfinite(value) for value in self.state.meter.means().values())
+    def _weights_are_finite(self) -> bool:
         tensors = (t for player in self.state.players.values() for t in player.state_dict().values())
-        return losses and all(bool(t.isfinite().all()) for t in tensors if t.is_floating_point())
+        return all(bool(t.isfinite().all()) for t in tensors if t.is_floating_point())
 
     def _tell(self, *, start: bool = False) -> None:
         monitor, state = self.hooks.monitor, self.state

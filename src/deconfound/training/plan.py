@@ -18,6 +18,15 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return max(1, count // batch_size)
 
 
+def check_shares(batch_size: int, world: int) -> None:
+    """A global batch is split evenly over processes.
+
+    Raises:
+        InputError: it cannot be.
+    """
+    require(batch_size % world == 0, "batch_size", batch_size, f"a multiple of the number of processes, {world}")
+
+
 def epoch_plan(count: int, batch_size: int, seed: int, epoch: int, *, rank: int = 0, world: int = 1) -> list[Tensor]:
     """Positions of this process's share of each batch, in order.
 
@@ -31,7 +40,7 @@ def epoch_plan(count: int, batch_size: int, seed: int, epoch: int, *, rank: int 
     True
     """
     batch_size = min(batch_size, count)
-    require(batch_size % world == 0, "batch_size", batch_size, f"a multiple of the number of processes, {world}")
+    check_shares(batch_size, world)
     generator = torch.Generator().manual_seed(name_key("epoch order", seed, epoch))
     order = torch.randperm(count, generator=generator)
     size = batch_size // world

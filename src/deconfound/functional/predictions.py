@@ -1,0 +1,20 @@
+"""What a classifier says.
+
+Shapes: B examples, K classes; logits (B, K), predictions (B,) int64.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+NO_PREDICTION = -1
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """The largest logit; -1 where an output holds a NaN: it predicts nothing, so it is wrong whatever the label.
+
+    >>> import torch
+    >>> predicted(torch.tensor([[0.0, 2.0], [float("nan"), 0.0]])).tolist()
+    [1, -1]
+    """
+    return logits.argmax(dim=1).masked_fill(logits.isnan().any(dim=1), NO_PREDICTION)
