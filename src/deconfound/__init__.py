@@ -12,29 +12,34 @@ if TYPE_CHECKING:
     from deconfound.core.streams import Streams
     from deconfound.core.threat import ThreatModel
     from deconfound.errors import InputError
+    from deconfound.recipes.comparing import compare
     from deconfound.recipes.evaluating import evaluate
     from deconfound.recipes.loading import load
     from deconfound.recipes.training import train
-    from deconfound.records import EvaluationRecord, TrainingRecord
+    from deconfound.records import Comparison, EvaluationRecord, TrainingRecord
 
 _HOME = {
+    "Comparison": "records",
     "EvaluationRecord": "records",
     "InputError": "errors",
     "Streams": "core.streams",
     "ThreatModel": "core.threat",
     "TrainingRecord": "records",
+    "compare": "recipes.comparing",
     "evaluate": "recipes.evaluating",
     "load": "recipes.loading",
     "train": "recipes.training",
 }
 _ROOMS = ("attacks", "data", "evaluation", "models", "objectives", "training")
 __all__ = [
+    "Comparison",
     "EvaluationRecord",
     "InputError",
     "Streams",
     "ThreatModel",
     "TrainingRecord",
     "attacks",
+    "compare",
     "data",
     "evaluate",
     "evaluation",

@@ -89,6 +89,50 @@ class Outcome(Record):
     adversarial: int | None = None
 
 
+class AuditResult(Record):
+    """The audit of a suite that runs its slow attacks on a random sample of the survivors.
+
+    Attributes:
+        survivors: of the attacks that ran on everything.
+        sampled: how many of them the slow attacks were given.
+        fell: how many of the sampled fell; with any, the slow attacks went on to all survivors.
+        complete: whether the slow attacks have seen every survivor.
+        bound: with 95 % confidence the slow attacks could have broken at most this share of all examples besides.
+    """
+
+    survivors: int
+    sampled: int
+    fell: int
+    complete: bool
+    bound: float
+
+
+class ColumnResult(Record):
+    """An attack that ran by itself on all examples, as one column of a table.
+
+    ``group`` is ``column`` (of a paper's table), ``norm`` (another norm than the evaluation's), ``beyond`` (not bounded
+    by a norm) or ``union`` (what is left after all of them).
+    """
+
+    name: str
+    group: str
+    threat: str
+    settings: dict[str, Any] = {}
+    n: int
+    accuracy: float
+    interval: Interval
+
+
+class Spread(Record):
+    """A random judge's accuracies, one for each of its seeds, on the same images, and their standard deviations."""
+
+    judge: dict[str, Any]
+    clean: tuple[float, ...]
+    robust: tuple[float, ...]
+    clean_deviation: float
+    robust_deviation: float
+
+
 class CurvePoint(Record):
     """Accuracy at one radius under one attack, on n examples."""
 
@@ -216,6 +260,9 @@ class EvaluationRecord(VersionedRecord):
     verdict: Verdict
     attacks: tuple[AttackResult, ...]
     outcomes: tuple[Outcome, ...]
+    audit: AuditResult | None = None
+    columns: tuple[ColumnResult, ...] = ()
+    spread: Spread | None = None
     curve: tuple[CurvePoint, ...] = ()
     gallery: tuple[Picture, ...] = ()
     forwards: int
@@ -223,6 +270,68 @@ class EvaluationRecord(VersionedRecord):
     seconds: float
     cpu_seconds: float
     precision: str = "32-true"
+    surrogate: str = "the model itself"
     machine: Machine
     training: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
+
+
+class ComparedEvaluation(Record):
+    """One row of a comparison: an evaluation without its examples, under a label that no other row has."""
+
+    label: str
+    file: str
+    model: str
+    model_digest: str
+    defence: str = ""
+    threat: Threat
+    suite: str
+    budget: str
+    n: int
+    seed: int
+    precision: str
+    clean_accuracy: float
+    clean_interval: Interval
+    robust_accuracy: float
+    robust_interval: Interval
+    verdict: Verdict
+
+
+class PairedDifference(Record):
+    """One accuracy of two models on the same examples.
+
+    ``only_first`` and ``only_second`` count examples that one of the two has right and the other wrong; ``difference``
+    is the first's share of right ones minus the second's, with Tango's 95 % score interval; ``p_value`` is McNemar's,
+    exact and two-sided, ``adjusted_p_value`` the same adjusted for the number of pairs, None where that was not asked.
+    """
+
+    only_first: int
+    only_second: int
+    difference: float
+    interval: Interval
+    p_value: float
+    adjusted_p_value: float | None = None
+
+
+class PairedTest(Record):
+    """Two rows of a comparison, by label, on the ``n`` examples that both saw, or why they are not tested."""
+
+    first: str
+    second: str
+    n: int = 0
+    robust: PairedDifference | None = None
+    clean: PairedDifference | None = None
+    not_compared: str = ""
+
+
+class Comparison(VersionedRecord):
+    """Several evaluations on one data set, side by side and pair by pair."""
+
+    expected_kind: ClassVar[str] = "comparison"
+    kind: str = "comparison"
+    data: str
+    data_digest: str
+    evaluations: tuple[ComparedEvaluation, ...]
+    pairs: tuple[PairedTest, ...]
+    adjust: str = "holm"
+    warnings: tuple[str, ...] = ()

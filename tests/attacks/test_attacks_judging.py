@@ -64,10 +64,16 @@ def test_recorder_answers_for_the_very_tensor_only():
     with recorder.listening() as model:
         assert model is spy
         first = model(images)
-        assert torch.equal(recorder.logits(images), first)
+        streams = Streams(0, range(4))
+        assert torch.equal(recorder.logits(images, streams), first)
+        assert torch.equal(recorder.logits(images.detach(), streams), first)
         assert calls == [4]
-        recorder.logits(images.clone())
+        recorder.logits(images.clone(), streams)
         assert calls == [4, 4]
+        model(images)
+        images.mul_(0.5)
+        recorder.logits(images, streams)
+        assert calls == [4, 4, 4, 4]
     assert not spy._forward_hooks
 
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import deconfound.attacks as attacks
-from deconfound.attacks import FGSM, FGSMRS, PGD, suite
+from deconfound.attacks import FGSM, FGSMRS, PGD
+from deconfound.attacks.budgets import budget
 from deconfound.attacks.losses import LOSSES, cross_entropy, kl_to_reference, margin, name_of, named
-from deconfound.attacks.suites import names
+from deconfound.attacks.suites import Setting, suite
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
 
@@ -89,16 +90,24 @@ def test_losses_call_the_model_once_and_agree_with_their_formulas():
 
     p, q = reference.softmax(1), logits.softmax(1)
     rows = zip(logits, labels, strict=True)
-    lead = [max(z[k] for k in range(4) if k != y) - z[y] for z, y in rows]
+    lead = torch.stack([max(z[k] for k in range(4) if k != y) - z[y] for z, y in rows])
+    target, each = (labels + 2) % 4, torch.arange(6)
+    first, _, third, fourth = logits.sort(dim=1, descending=True).values.T
+    ahead = logits[each, target] - logits[each, labels]
     expected = {
+        "confident_margin": lead.clamp_max(50),
+        "dlr": lead / (first - third),
+        "targeted_cross_entropy": q.log()[each, target],
+        "targeted_dlr": ahead / (first - (third + fourth) / 2),
+        "targeted_margin": ahead,
         "cross_entropy": -q.log()[torch.arange(6), labels],
-        "margin": torch.stack(lead),
+        "margin": lead,
         "kl_to_reference": (p * (p / q).log()).sum(1),
     }
     assert set(expected) == set(LOSSES)
     for name, value in expected.items():
         calls.clear()
-        found = named(name)(model, None, labels, {"reference_logits": reference})
+        found = named(name)(model, None, labels, {"reference_logits": reference, "target": target})
         torch.testing.assert_close(found, value)
         assert calls == [1]
         assert name_of(LOSSES[name]) == name
@@ -117,16 +126,88 @@ def test_unknown_losses_and_a_missing_reference_are_input_errors():
         kl_to_reference(lambda images: images, torch.zeros(1, 2), torch.zeros(1), {})
 
 
-def test_quick_is_pgd_20_with_two_restarts():
-    (attack,) = suite("quick", THREAT)
-    assert names() == ("quick",)
-    assert attack.threat == THREAT
-    assert {key: attack.settings()[key] for key in ("kind", "steps", "restarts", "keep")} == {
-        "kind": "pgd",
-        "steps": 20,
-        "restarts": 2,
-        "keep": "first_adversarial",
-    }
+@pytest.mark.parametrize(("loss", "classes"), [("dlr", 2), ("targeted_dlr", 2), ("targeted_dlr", 3)])
+def test_too_few_classes_for_dlr_leave_the_margin(loss, classes):
+    torch.manual_seed(1)
+    logits, labels = torch.randn(5, classes), torch.arange(5) % classes
+    target = (labels + 1) % classes
+    found = named(loss)(lambda images: logits, None, labels, {"target": target})
+    other = named("margin" if loss == "dlr" else "targeted_margin")
+    assert torch.equal(found, other(lambda images: logits, None, labels, {"target": target}))
+
+
+@pytest.mark.parametrize("loss", ["targeted_dlr", "targeted_margin", "targeted_cross_entropy"])
+def test_a_targeted_loss_asks_for_its_target(loss):
+    with pytest.raises(InputError, match=r"context: got \[\]; expected 'target'"):
+        named(loss)(lambda images: torch.zeros(2, 4), None, torch.zeros(2, dtype=torch.int64), {})
+
+
+def test_suites_are_what_they_are_called():
+    made = {name: [attack.name for attack in suite(name, THREAT).attacks] for name in ("quick", "standard", "rand")}
+    assert made["quick"] == ["pgd-20", "apgd-ce-20"]
+    assert made["standard"] == ["apgd-ce-100", "apgd-t-100x9", "fab-t-100x9", "square-5000"]
+    assert made["rand"] == ["apgd-ce-100-eot20", "apgd-dlr-100-eot20", "square-1000", "spsa-20"]
+    fast = suite("fast", THREAT)
+    assert fast.audit is not None
+    assert [attack.name for attack in (*fast.attacks, *fast.audit.attacks)] == made["standard"]
+    assert suite("adaptive", THREAT).attacks == suite("standard", THREAT).attacks
+    assert suite("adaptive", Setting(threat=THREAT, stochastic=True)).attacks == suite("rand", THREAT).attacks
+
+
+def test_standard_is_autoattacks_budget():
+    ce, targeted, fab, square = (attack.settings() for attack in suite("standard", THREAT).attacks)
+    assert (ce["steps"], ce["restarts"], ce["loss"], ce["rho"]) == (100, 1, "cross_entropy", 0.75)
+    assert (targeted["steps"], targeted["targets"], targeted["loss"]) == (100, 9, "targeted_dlr")
+    assert (fab["steps"], fab["targets"], fab["restarts"]) == (100, 9, 1)
+    assert (square["queries"], square["p_init"], square["restarts"]) == (5000, 0.8, 1)
+    l1 = [attack.settings() for attack in suite("standard", ThreatModel("l1", 12)).attacks]
+    assert [(one["restarts"], one["schedule"]) for one in l1[:2]] == [(5, "large-eps"), (1, "large-eps")]
+    assert l1[1]["targets"] == 5
+
+
+@pytest.mark.parametrize(("classes", "loss"), [(2, "targeted_margin"), (3, "targeted_margin"), (4, "targeted_dlr")])
+def test_few_classes_climb_the_margin_and_say_so(classes, loss):
+    made = suite("standard", Setting(threat=THREAT, classes=classes))
+    assert made.attacks[1].settings()["loss"] == loss
+    assert bool(made.notes) == (classes < 4)
+    assert all(f"the model has {classes}" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("name", ["standard", "fast", "plus", "quick"])
+def test_a_stochastic_judge_is_sent_to_rand(name):
+    with pytest.raises(InputError, match=f"suite: got '{name}'; expected rand"):
+        suite(name, Setting(threat=THREAT, stochastic=True))
+
+
+def test_budgets_scale_stochastic_judges_and_nothing_else():
+    demo = Setting(threat=THREAT, budget=budget("demo"))
+    assert suite("standard", demo) == suite("standard", THREAT)
+    settings = [attack.settings() for attack in suite("rand", demo).attacks]
+    assert [one.get("draws") for one in settings] == [5, 5, 1, 1]
+    assert (settings[0]["steps"], settings[2]["queries"]) == (20, 100)
+    assert suite("rand", Setting(threat=THREAT, budget=budget("full"))).attacks[3].settings()["pairs"] >= 1024
+
+
+def test_unseen_asks_for_the_radii_and_covers_norms_and_corruptions():
+    with pytest.raises(InputError, match="radii"):
+        suite("unseen", THREAT)
+    made = suite("unseen", Setting(threat=THREAT, radii={"l2": 0.5, "l1": 12.0}))
+    groups = {group: [str(one.threat) for name, one in made.columns if name == group] for group, _ in made.columns}
+    assert groups["norm"] == ["l2 0.5", "l1 12"]
+    assert len(groups["beyond"]) > 50
+    assert set(groups["beyond"]) == {"linf 1"}
+
+
+@pytest.mark.parametrize("name", ["cafe-paper", "causaladv-paper", "ciiv-paper"])
+def test_papers_columns_are_linf_and_have_different_names(name):
+    made = suite(name, THREAT)
+    labels = [attack.name for _, attack in made.columns]
+    assert len(set(labels)) == len(labels) >= 6
+    with pytest.raises(InputError, match="norm: got 'l2'"):
+        suite(name, ThreatModel("l2", 0.5))
+
+
+def test_an_unknown_suite_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'quick'"):
         suite("quik", THREAT)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from deconfound.cli import main
+from deconfound.records import EvaluationRecord
 
 DATA = """
 import torch
@@ -106,7 +107,7 @@ def workspace(tmp_path_factory):
     os.chdir(folder)
     try:
         assert main(["train", "standard", "--out", "r", "--set", "epochs=1", "--quiet"]) == 0
-        assert main(["evaluate", "r", "-n", "10", "--quiet"]) == 0
+        assert main(["evaluate", "r", "--suite", "quick", "-n", "10", "--quiet"]) == 0
         _fill()
     finally:
         os.chdir(here)
@@ -128,6 +129,9 @@ def _fill():
     Path("nameless.yaml").write_text("epochs: 1\n")
     record = Path("r/evaluate-quick-linf-0.1-n10.json").read_text()
     Path("newer.json").write_text(record.replace('"schema_version": 1', '"schema_version": 99'))
+    Path("seed.json").write_text(record.replace('"seed": 0', '"seed": 1'))
+    digest = EvaluationRecord.from_json(record).data_digest
+    Path("elsewhere.json").write_text(record.replace(digest, digest[::-1]))
     Path("results.json").write_text('{"kind": "results", "evaluations": [{"kind": 1}]}')
     half = shutil.copytree("r", "half")
     Path(half, "record.json").unlink()

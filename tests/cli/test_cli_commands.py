@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from deconfound.recipes import demo as demo_job
 from deconfound.recipes import training as train_job
 from deconfound.recipes.listing import KINDS
 from deconfound.recipes.targets import Target
-from deconfound.records import EvaluationRecord, TrainingRecord
+from deconfound.records import Comparison, EvaluationRecord, TrainingRecord
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +95,7 @@ def test_options_of_train_reach_the_job(cli, monkeypatch):
 
 
 def test_evaluate(cli, run):
-    code, out, err = cli("evaluate", "r", "-n", "20")
+    code, out, err = cli("evaluate", "r", "--suite", "quick", "-n", "20")
     assert (code, err) == (0, "")
     record = EvaluationRecord.read(run / "evaluate-quick-linf-0.1-n20.json")
     for shown in ("digits[test]", "linf 0.1", "quick", "n 20", f"{100 * record.robust_accuracy:.1f} %", "verdict"):
@@ -103,7 +104,9 @@ def test_evaluate(cli, run):
 
 
 def test_evaluate_json_is_the_record(cli, run):
-    code, out, err = cli("evaluate", "r", "-n", "20", "--sample", "3", "--norm", "l2", "--seed", "5", "--json")
+    code, out, err = cli(
+        "evaluate", "r", "--suite", "quick", "-n", "20", "--sample", "3", "--norm", "l2", "--seed", "5", "--json"
+    )
     assert (code, err) == (0, "")
     assert out == (run / "evaluate-quick-l2-2-n20-sample3-seed5.json").read_text()
     record = EvaluationRecord.from_json(out)
@@ -114,7 +117,19 @@ def test_evaluate_json_is_the_record(cli, run):
 def test_evaluate_third_party_weights(cli, shared):
     weights, data = shared / "weights" / "mnist_lenet5_adv.pt", shared / "data" / "mnist"
     code, out, err = cli(
-        "evaluate", "lenet5", "--weights", weights, "--data", data, "-n", "20", "--eps", "0.3", "--json"
+        "evaluate",
+        "lenet5",
+        "--weights",
+        weights,
+        "--data",
+        data,
+        "-n",
+        "20",
+        "--eps",
+        "0.3",
+        "--suite",
+        "quick",
+        "--json",
     )
     assert (code, err) == (0, "")
     record = EvaluationRecord.from_json(out)
@@ -125,7 +140,9 @@ def test_evaluate_third_party_weights(cli, shared):
 
 def test_a_network_of_ones_own(cli, workspace, monkeypatch):
     monkeypatch.chdir(workspace)
-    code, out, err = cli("evaluate", "cli_data:net", "--data", "cli_data:right", "-n", "10", "--json")
+    code, out, err = cli(
+        "evaluate", "cli_data:net", "--data", "cli_data:right", "--suite", "quick", "-n", "10", "--json"
+    )
     assert (code, err) == (0, "")
     assert EvaluationRecord.from_json(out).model == "cli_data:net"
 
@@ -135,6 +152,26 @@ def test_report(cli, run, tmp_path):
     assert (code, out, err) == (0, "deep/page.html\n", "")
     assert "standard" in (tmp_path / "deep" / "page.html").read_text()
     assert cli("report", "r", "r/evaluate-quick-linf-0.1-n10.json", "--out", "deep/page.html", "--overwrite").code == 0
+
+
+def test_compare(cli, run, tmp_path):
+    record, other = "r/evaluate-quick-linf-0.1-n10.json", "r/evaluate-quick-linf-0.1-n20-seed5.json"
+    assert cli("evaluate", "r", "--suite", "quick", "-n", "20", "--seed", "5", "--quiet").code == 0
+    code, out, err = cli("compare", record, other, "--out", "deep/comparison.json")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    for shown in ("digits[test]", "linf 0.1", "suite quick", "n 20", "seed 5", "A - B", "only", "reliable"):
+        assert shown in out
+    assert out.endswith("Record: deep/comparison.json\n")
+    found = Comparison.read(tmp_path / "deep" / "comparison.json")
+    assert [row.label.partition(", ")[2] for row in found.evaluations] == [Path(record).stem, Path(other).stem]
+    (pair,) = found.pairs
+    assert (pair.n, pair.clean.only_first, pair.clean.only_second, pair.clean.p_value) == (10, 0, 0, 1)
+
+    code, out, err = cli("compare", "r", "--json", "--adjust", "none", "--out", "deep/comparison.json", "--overwrite")
+    assert (code, err) == (0, "")
+    assert out == (tmp_path / "deep" / "comparison.json").read_text()
+    assert Comparison.from_json(out).adjust == "none"
 
 
 def test_demo(cli, tmp_path, monkeypatch):

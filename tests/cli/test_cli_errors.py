@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 TRAIN = ("train", "standard", "--out", "new", "--set", "epochs=1")
+RECORD = "r/evaluate-quick-linf-0.1-n10.json"
 SMALL = ("evaluate", "small", "--data", "digits", "-n", "5", "--weights")
 
 WRONG = [
@@ -53,6 +54,7 @@ WRONG = [
     (("train",), r"deconfound train: Missing argument 'RECIPE'. \(see --help\)"),
     (("evaluate",), r"deconfound evaluate: Missing argument"),
     (("report",), r"deconfound report: Missing argument"),
+    (("compare",), r"deconfound compare: Missing argument"),
     (("list",), r"deconfound list: Missing argument"),
     (("evaluate", "r", "--nope"), r"deconfound evaluate: No such option: --nope"),
     (("evaluate", "r", "-n", "x"), r"deconfound evaluate: Invalid value for '-n'"),
@@ -99,7 +101,7 @@ WRONG = [
     (("train", "standard", "--out", "foreign"), r"this one holds files that are not a run"),
     (("train", "standard", "--out", "n" * 300), r"File name too long"),
     (("evaluate", "n" * 300), r"File name too long"),
-    (("evaluate", "r", "-n", "10"), r"a finished record lies here \(--overwrite replaces it\)"),
+    (("evaluate", "r", "--suite", "quick", "-n", "10"), r"a finished record lies here \(--overwrite replaces it\)"),
     (("evaluate", "r", "-n", "9", "--out", "foreign"), r"a file; a folder lies here"),
     (("evaluate", "r", "-n", "9", "--out", "file/below"), r"a file lies where a folder is needed"),
     (("demo", "--out", "foreign"), r"this one holds something else"),
@@ -116,6 +118,24 @@ WRONG = [
     (("report", "file"), r"report: got 'file'; expected a record that deconfound wrote"),
     (("report", "results.json"), r"a record that deconfound wrote"),
     (("report", "newer.json"), r"newer.json: schema_version: got 99; expected at most 1; update deconfound"),
+    (("compare", "r"), r"compare: got 'r'; expected at least two evaluation records \(deconfound evaluate\), not 1"),
+    (("compare", RECORD, RECORD), r"each file once; this one is given twice"),
+    (("compare", RECORD, "r"), r"each file once; this one is given twice"),
+    (("compare", RECORD, "elsewhere.json"), r"elsewhere.json: data: got .* expected the data of r/evaluate-quick"),
+    (("compare", RECORD, "nowhere"), r"compare: got 'nowhere'; expected a folder or file that exists"),
+    (("compare", RECORD, "r/record.json"), r"r/record.json: got 'training'; expected a record of kind 'evaluation'"),
+    (("compare", RECORD, "newer.json"), r"newer.json: schema_version: got 99; expected at most 1; update deconfound"),
+    (("compare", RECORD, "file"), r"file: got 'unreadable JSON"),
+    (("compare", RECORD, "results.json"), r"a record that deconfound wrote"),
+    (("compare", RECORD, "seed.json", "--out", "file"), r"a new file; one lies here \(--overwrite replaces it\)"),
+    (
+        ("compare", RECORD, "seed.json", "--out", "seed.json", "--overwrite"),
+        r"another file than those that are compared",
+    ),
+    (
+        ("compare", RECORD, "seed.json", "--adjust", "bonferroni"),
+        r"adjust: got 'bonferroni'; expected one of holm, none",
+    ),
     (("report", "r", "--out", "file"), r"a new file; one lies here \(--overwrite replaces it\)"),
     (("report", "r", "--out", "empty", "--overwrite"), r"a file; a folder lies here"),
 ]

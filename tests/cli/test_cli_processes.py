@@ -72,7 +72,7 @@ def test_a_reader_that_leaves_is_no_error():
 def test_an_evaluation_killed_in_the_middle_goes_on(cli, workspace, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(workspace / "r", "r")
-    words = ["evaluate", "r", "-n", "100", "--batch-size", "10", "--quiet"]
+    words = ["evaluate", "r", "--suite", "quick", "-n", "100", "--batch-size", "10", "--quiet"]
     assert cli(*words, "--out", "whole.json").code == 0
 
     record = Path("r/evaluate-quick-linf-0.1-n100.json")

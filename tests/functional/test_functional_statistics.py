@@ -7,10 +7,10 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
 from deconfound.errors import InputError
-from deconfound.functional.statistics import mcnemar, wilson_interval
+from deconfound.functional.statistics import holm, mcnemar, paired_interval, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,109 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_discordant_pairs(first_only, 
 def test_mcnemar_refuses_different_numbers_of_outcomes():
     with pytest.raises(InputError, match=r"^second: got 2; expected as many outcomes as first, 1$"):
         mcnemar([True], [True, False])
+
+
+Z = 1.959963984540054
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "trials", "confidence", "low", "high"),
+    [
+        (0, 1, 44, 0.90, -0.096, None),  # Tango 1998, section 6.1: soft contact lenses
+        (1, 7, 21, 0.95, -0.517, -0.026),  # Fagerland, Lydersen and Laake 2014: airway hyper-responsiveness
+        (60, 20, 1000, 0.95, 0.0231, 0.0584),  # R package PropCIs, scoreci.mp(20, 60, 1000)
+        (28, 25, 618, 0.90, -0.0148, 0.0247),  # scoreci.mp(25, 28, 618, 0.90)
+    ],
+)
+def test_the_paired_interval_gives_published_ends(only_first, only_second, trials, confidence, low, high):
+    ends = paired_interval(only_first, only_second, trials, confidence)
+    unit = 5e-4 if abs(low) == round(abs(low), 3) else 5e-5
+    assert ends[0] == pytest.approx(low, abs=unit)
+    assert high is None or ends[1] == pytest.approx(high, abs=unit)
+
+
+def paired_counts(most):
+    both = st.integers(1, most).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+    return both.flatmap(lambda bn: st.tuples(st.just(bn[0]), st.integers(0, bn[1] - bn[0]), st.just(bn[1])))
+
+
+def score(only_first, only_second, trials, d):
+    """The score statistic at difference d, with the nuisance share found by maximising the likelihood itself."""
+
+    def slope(q):
+        """d/dq of b log(q + d) + c log q + (n - b - c) log(1 - 2 q - d), falling in q."""
+        rest = trials - only_first - only_second
+        return only_first / (q + d) + only_second / q - 2 * rest / (1 - 2 * q - d)
+
+    low, high = max(0.0, -d), (1 - d) / 2
+    inset = (high - low) * 1e-13
+    ends = slope(low + inset), slope(high - inset)
+    q = low if ends[0] <= 0 else high if ends[1] >= 0 else optimize.brentq(slope, low + inset, high - inset, xtol=1e-15)
+    return (only_first - only_second - trials * d) / math.sqrt(trials * (2 * q + d - d * d))
+
+
+@given(paired_counts(3000))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_the_paired_interval_solves_its_equation(counts):
+    """The statistic, with the constrained likelihood maximised numerically, is z at one end and -z at the other."""
+    only_first, only_second, trials = counts
+    low, high = paired_interval(*counts)
+    assert -1 <= low <= (only_first - only_second) / trials <= high <= 1
+    if low > -1:
+        assert score(*counts, low) == pytest.approx(Z, rel=1e-5)
+    if high < 1:
+        assert score(*counts, high) == pytest.approx(-Z, rel=1e-5)
+    assert paired_interval(only_second, only_first, trials) == pytest.approx((-high, -low), abs=1e-9)
+    wider = paired_interval(*counts, confidence=0.99)
+    assert wider[0] <= low <= high <= wider[1]
+
+
+@given(paired_counts(3000))
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_the_paired_interval_leaves_zero_out_where_mcnemars_statistic_is_significant(counts):
+    only_first, only_second, _ = counts
+    low, high = paired_interval(*counts)
+    assert (low > 0 or high < 0) == ((only_first - only_second) ** 2 > Z**2 * (only_first + only_second))
+
+
+@pytest.mark.parametrize("n", [1, 20, 10_000])
+def test_the_paired_interval_without_and_with_nothing_but_discordant_pairs(n):
+    half = Z**2 / (n + Z**2)
+    assert paired_interval(0, 0, n) == pytest.approx((-half, half), abs=1e-9)
+    low, high = paired_interval(n, 0, n)
+    assert high == 1
+    assert score(n, 0, n, low) == pytest.approx(Z, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("counts", "field"),
+    [((0, 0, 0), "trials"), ((-1, 0, 5), "only_first"), ((6, 0, 5), "only_first"), ((3, 3, 5), "only_second")],
+)
+def test_the_paired_interval_refuses_impossible_counts(counts, field):
+    with pytest.raises(InputError, match=f"^{field}: got "):
+        paired_interval(*counts)
+
+
+@pytest.mark.parametrize(
+    ("given_p", "adjusted"),
+    [
+        ([0.01, 0.02, 0.03, 0.04], [0.04, 0.06, 0.06, 0.06]),  # R: p.adjust(c(.01, .02, .03, .04), "holm")
+        ([0.005, 0.6, 0.01, 0.5], [0.02, 1.0, 0.03, 1.0]),
+        ([0.2], [0.2]),
+        ([], []),
+    ],
+)
+def test_holm_gives_known_values(given_p, adjusted):
+    assert holm(given_p) == pytest.approx(adjusted)
+
+
+@given(st.lists(st.floats(0, 1), max_size=8), st.floats(0.001, 0.5))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_holm_rejects_what_the_step_down_procedure_rejects(p_values, alpha):
+    """One by one from the smallest, against alpha / (m - k), until one is not rejected."""
+    rejected = set()
+    for k, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[place] * (len(p_values) - k) > alpha:
+            break
+        rejected.add(place)
+    assert {i for i, p in enumerate(holm(p_values)) if p <= alpha} == rejected

@@ -17,7 +17,7 @@ from deconfound.records import EvaluationRecord
 from toys import tiny_net
 
 THREAT = ThreatModel("linf", 0.1)
-FAST = Judging(checks=False, curve=False, gallery=0)
+FAST = Judging(suite="quick", checks=False, curve=False, gallery=0)
 
 
 def comparable(record):
@@ -74,7 +74,7 @@ def test_the_file_name_tells_evaluations_apart(run):
         ({"n": 5}, {"seed": 2}, "evaluate-quick-linf-0.1-n5-seed2.json"),
     ):
         plain = {"checks": False, "curve": False, "gallery": 0}
-        _, path = evaluate_target(Target(target=str(run), **target), Judging(**judging, **plain))
+        _, path = evaluate_target(Target(target=str(run), **target), Judging(**{"suite": "quick"} | judging, **plain))
         assert path.name == name
 
 
@@ -147,7 +147,7 @@ class CutAfter:
 
 
 class TestJournal:
-    small = Judging(batch_size=10, checks=False, curve=False, gallery=2)
+    small = Judging(suite="quick", batch_size=10, checks=False, curve=False, gallery=2)
 
     def cut(self, run, updates=6, **target):
         with pytest.raises(Cut):
@@ -173,7 +173,7 @@ class TestJournal:
         journal = self.cut(run)
         before = journal.read_bytes()
         target = Target(target=str(run), n=40)
-        other = Judging(batch_size=20, checks=False, curve=False, gallery=2)
+        other = Judging(suite="quick", batch_size=20, checks=False, curve=False, gallery=2)
         with pytest.raises(InputError) as caught:
             evaluate_target(target, other)
         message = str(caught.value)

@@ -11,12 +11,15 @@ import pytest
 
 from deconfound.records import (
     AttackResult,
+    AuditResult,
     Check,
+    ColumnResult,
     CurvePoint,
     EvaluationRecord,
     Machine,
     Outcome,
     Picture,
+    Spread,
     Threat,
     TrainingRecord,
     Verdict,
@@ -56,7 +59,7 @@ def png(width: int, height: int, channels: int, seed: int, contrast: float = 1.0
 
 def picture(i: int, size: tuple[int, int, int] = (8, 8, 1), classes: int = 10) -> Picture:
     return Picture(
-        index=1437 + i, label=i % classes, prediction=i % classes, adversarial=(i + 3) % classes, attack="apgd-ce",
+        index=1437 + i, label=i % classes, prediction=i % classes, adversarial=(i + 3) % classes, attack="apgd-ce-100",
         distance=0.1, clean_png=png(*size, i), perturbation_png=png(*size, i + 9, 0.6),
         adversarial_png=png(*size, i, 0.8),
     )  # fmt: skip
@@ -76,14 +79,14 @@ def attack_results(n: int, clean: float, robust: float) -> tuple[AttackResult, .
     start, end = round(clean * n), round(robust * n)
     drop, left, results = start - end, start, []
     for i, (name, part) in enumerate(
-        [("apgd-ce", 0.9), ("apgd-dlr-targeted", 0.97), ("fab-targeted", 0.98), ("square", 1)]
+        [("apgd-ce-100", 0.9), ("apgd-t-100x9", 0.97), ("fab-t-100x9", 0.98), ("square-5000", 1)]
     ):
         after = start - round(drop * part)
-        settings = {"steps": 5000 if name == "square" else 100, "restarts": 1, "step_size": 0.025, "adaptive": i > 1}
+        settings = {"steps": 5000 if name == "square-5000" else 100, "restarts": 1, "step_size": 0.025, "adaptive": i > 1}
         results.append(
             AttackResult(
                 name=name, settings=settings, attacked=left, survivors=after,
-                seconds=2.5 + i, forwards=left * 100, backwards=0 if name == "square" else left * 100,
+                seconds=2.5 + i, forwards=left * 100, backwards=0 if name == "square-5000" else left * 100,
             )
         )  # fmt: skip
         left = after
@@ -115,7 +118,7 @@ def make_evaluation(
     )
     outcomes = tuple(
         Outcome(index=1437 + i, label=i % len(names), prediction=i % len(names) if i < start else (i + 1) % len(names),
-                broken_by=None if i < end else "apgd-ce" if i < start else "clean", distance=None)
+                broken_by=None if i < end else "apgd-ce-100" if i < start else "clean", distance=None)
         for i in range(n)
     )  # fmt: skip
     fields = {
@@ -130,6 +133,74 @@ def make_evaluation(
         "training": {"recipe": defence, "epochs": 40},
     }  # fmt: skip
     return EvaluationRecord(**{**fields, **changes})
+
+
+def make_fast(sampled: int = 100, survivors: int = 842, fell: int = 0, more: int = 0, **changes: object):
+    """A record of the suite fast: APGD on 1000 images, FAB-T and Square on a sample, or on all if some fell."""
+    complete = fell > 0 or sampled == survivors
+    left = survivors - fell - more
+    tried = survivors if complete else sampled
+    rows = (("apgd-ce-100", 930, survivors + 5), ("apgd-t-100x9", survivors + 5, survivors),
+            ("fab-t-100x9", tried, left), ("square-5000", left if complete else sampled, left))  # fmt: skip
+    attacks = tuple(
+        AttackResult(name=name, settings={"steps": 100}, attacked=attacked, survivors=after, seconds=3.0,
+                     forwards=100 * attacked, backwards=100 * attacked)
+        for name, attacked, after in rows
+    )  # fmt: skip
+    audit = AuditResult(
+        survivors=survivors, sampled=sampled, fell=fell, complete=complete, bound=0.0 if complete else 0.0026
+    )
+    fields = {"suite": "fast", "n": 1000, "clean": 0.93, "robust": left / 1000, "attacks": attacks, "audit": audit}
+    return make_evaluation(**{**fields, **changes})
+
+
+def column(name: str, group: str, threat: str, share: float, n: int = 360, **settings: object) -> ColumnResult:
+    return ColumnResult(
+        name=name, group=group, threat=threat, settings=settings, n=n, accuracy=share, interval=wilson(share, n)
+    )
+
+
+def unseen_columns(n: int = 360) -> tuple[ColumnResult, ...]:
+    """Two norms, ten kinds of corruption at five severities, rotations, a patch, and all of them."""
+    kinds = ("gaussian_noise", "shot_noise", "impulse_noise", "gaussian_blur", "motion_blur", "defocus_blur",
+             "contrast", "brightness", "jpeg", "pixelate")  # fmt: skip
+    corrupted = [
+        column(f"{kind}-{s}", "beyond", "linf 1", 0.96 - 0.02 * i - 0.05 * s, n, corruption=kind, severity=s,
+               bound=f"{kind} at severity {s} of 5")
+        for i, kind in enumerate(kinds) for s in range(1, 6)
+    ]  # fmt: skip
+    return (
+        column("apgd-l2", "norm", "l2 0.5", 0.41, n, kind="in turn"),
+        column("apgd-l1", "norm", "l1 12", 0.17, n, kind="in turn"),
+        *corrupted,
+        column("spatial-grid", "beyond", "linf 1", 0.33, n, bound="rotation by at most 30 degrees"),
+        column("patch-5%-100", "beyond", "linf 1", 0.21, n, bound="one window of at most 5 % of the area"),
+        column("all of them", "union", "", 0.06, n),
+    )
+
+
+def make_unseen(**changes: object) -> EvaluationRecord:
+    """A record of the suite unseen."""
+    fields = {"suite": "unseen", "columns": unseen_columns(), "attacks": attack_results(360, 0.972, 0.714)[:2]}
+    return make_evaluation(**{**fields, **changes})
+
+
+def make_paper(**changes: object) -> EvaluationRecord:
+    """A record of a paper's columns: no attack besides them."""
+    columns = (
+        column("fgsm", "column", "linf 0.1", 0.8), column("pgd-30", "column", "linf 0.1", 0.75),
+        column("apgd-ce-100 + apgd-dlr-100", "column", "linf 0.1", 0.72), column("all of them", "union", "", 0.714),
+    )  # fmt: skip
+    return make_evaluation(**{"suite": "cafe-paper", "columns": columns, "attacks": (), **changes})
+
+
+def make_random(**changes: object) -> EvaluationRecord:
+    """A record of a random model: five seeds of a majority of nine draws."""
+    spread = Spread(
+        judge={"kind": "majority", "draws": 9, "abstain": None}, clean=(0.97, 0.972, 0.974, 0.972, 0.972),
+        robust=(0.71, 0.714, 0.718, 0.712, 0.716), clean_deviation=0.0014, robust_deviation=0.0032,
+    )  # fmt: skip
+    return make_evaluation(**{"suite": "rand", "budget": "normal", "spread": spread, **changes})
 
 
 def make_training(name: str = "pgd-at", epochs: int = 30, **changes: object) -> TrainingRecord:
@@ -174,4 +245,7 @@ def trainings() -> list[TrainingRecord]:
 @pytest.fixture(scope="session")
 def make():
     """The makers themselves, for tests that need records of their own."""
-    return {"evaluation": make_evaluation, "training": make_training, "picture": picture, "curve": curve}
+    return {
+        "evaluation": make_evaluation, "fast": make_fast, "unseen": make_unseen, "paper": make_paper,
+        "random": make_random, "training": make_training, "picture": picture, "curve": curve, "column": column,
+    }  # fmt: skip

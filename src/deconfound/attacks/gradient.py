@@ -5,16 +5,17 @@ Shapes: B examples; images, gradients, velocities (B, C, H, W), labels (B,) int6
 
 from __future__ import annotations
 
-import math
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
-from deconfound.attacks.harness import Hunt, Keep, hunt, maximise
+from deconfound.attacks.expectation import input_gradient
+from deconfound.attacks.harness import Hunt, Keep, cut, hunt, maximise
 from deconfound.attacks.losses import cross_entropy, name_of
 from deconfound.attacks.points import Points
+from deconfound.attacks.settings import check_threat, choice, count, described, number
 from deconfound.core.guards import Mode
 from deconfound.core.protocols import AttackLoss, Classifier, Judge
 from deconfound.core.streams import Streams
@@ -26,18 +27,6 @@ Start = Literal["uniform", "gaussian", "none", "given"]
 
 # Zhang et al. 2019 start TRADES' inner attack there, because the KL has no gradient at x itself.
 GAUSSIAN_START = 0.001
-
-
-def input_gradient(loss: AttackLoss, model: Classifier, images: Tensor, labels: Tensor, context: Context) -> Tensor:
-    """d(sum of losses)/d(images), with 0 wherever it is not finite or does not exist; nothing else gets a gradient.
-
-    ``images`` must require a gradient.
-    """
-    total = loss(model, images, labels, context).sum()
-    if not total.requires_grad:
-        return torch.zeros_like(images)
-    (gradient,) = torch.autograd.grad(total, images, materialize_grads=True)
-    return torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
 
 
 def start_points(start: Start, threat: ThreatModel, points: Points, streams: Streams) -> Tensor:
@@ -78,19 +67,6 @@ def accumulate(velocity: Tensor | None, gradient: Tensor, momentum: float) -> Te
     return unit if velocity is None else velocity.mul(momentum).add_(unit)
 
 
-def _count(field: str, value: int) -> None:
-    require(
-        isinstance(value, int) and not isinstance(value, bool) and value >= 1,
-        field,
-        value,
-        "a whole number of at least 1",
-    )
-
-
-def _choice(field: str, value: str, options: tuple[str, ...]) -> None:
-    require(value in options, field, value, f"one of {', '.join(options)}")
-
-
 @dataclass(frozen=True)
 class PGD:
     """Projected gradient descent (Madry et al. 2018), x <- project(x + step_size * steepest(grad loss(x))).
@@ -106,6 +82,7 @@ class PGD:
         loss: what is climbed.
         start: ``uniform`` in the ball, ``gaussian`` x + 0.001 N(0, I), ``none`` the image itself, ``given``
             ``context["start"]``; all projected.
+        draws: the gradient is averaged over so many draws of a random model (EOT, Athalye et al. 2018).
         keep: ``first_adversarial`` for evaluation: the clean image where the judge already errs, the first adversarial
             iterate where there is one, the clean image elsewhere. ``last`` for training: every point takes every step.
         mode: of the network while it is attacked; ``train`` lets BatchNorm see the attack's images.
@@ -129,27 +106,27 @@ class PGD:
     momentum: float = 0.0
     loss: AttackLoss = cross_entropy
     start: Start = "uniform"
+    draws: int = 1
     keep: Keep = "first_adversarial"
     mode: Mode = "eval"
     name: str = ""
 
     def __post_init__(self) -> None:
-        require(isinstance(self.threat, ThreatModel), "threat", self.threat, "a ThreatModel")
-        _count("steps", self.steps)
-        _count("restarts", self.restarts)
+        check_threat(self.threat)
+        count("steps", self.steps)
+        count("restarts", self.restarts)
+        count("draws", self.draws)
         if self.step_size is not None:
             require(parse_radius(self.step_size, "step_size") > 0, "step_size", self.step_size, "a number above 0")
-        require(self.relative_step > 0, "relative_step", self.relative_step, "a number above 0")
-        number = isinstance(self.momentum, (int, float)) and not isinstance(self.momentum, bool)
-        finite = number and math.isfinite(self.momentum) and self.momentum >= 0
-        require(finite, "momentum", self.momentum, "a finite number of at least 0")
+        number("relative_step", self.relative_step, above=True)
+        number("momentum", self.momentum)
         require(callable(self.loss), "loss", self.loss, "a function (model, images, labels, context) -> (B,)")
         for field, value, options in (
             ("start", self.start, Start),
             ("keep", self.keep, Keep),
             ("mode", self.mode, Mode),
         ):
-            _choice(field, value, get_args(options))
+            choice(field, value, get_args(options))
         if self.restarts > 1 and (self.keep == "last" or self.start in ("none", "given")):
             cause = "keep='last'" if self.keep == "last" else f"start={self.start!r}, which repeats the same climb"
             raise InputError("restarts", self.restarts, f"1 with {cause}")
@@ -171,20 +148,19 @@ class PGD:
 
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, ready for JSON."""
-        return {
-            "kind": "pgd",
-            "norm": self.threat.norm,
-            "eps": self.threat.eps,
-            "box": list(self.threat.box),
-            "steps": self.steps,
-            "step_size": self.step,
-            "restarts": self.restarts,
-            "momentum": float(self.momentum),
-            "loss": name_of(self.loss),
-            "start": self.start,
-            "keep": self.keep,
-            "mode": self.mode,
-        }
+        return described(
+            "pgd",
+            self.threat,
+            steps=self.steps,
+            step_size=self.step,
+            restarts=self.restarts,
+            momentum=float(self.momentum),
+            loss=name_of(self.loss),
+            start=self.start,
+            draws=self.draws,
+            keep=self.keep,
+            mode=self.mode,
+        )
 
     def __call__(
         self,
@@ -221,9 +197,9 @@ class PGD:
 
     def _last(self, model: Classifier, points: Points) -> Tensor:
         iterate, velocity = self._start(points, 0), None
-        for _ in range(self.steps):
+        for step in range(self.steps):
             iterate = iterate.detach().requires_grad_()
-            gradient = input_gradient(self.loss, model, iterate, points.labels, points.context)
+            _, gradient = input_gradient(self.loss, model, iterate, points, self.draws, step)
             if self.momentum:
                 gradient = velocity = accumulate(velocity, gradient, self.momentum)
             iterate = ascend(gradient, iterate.detach(), points.images, self.threat, self.step)
@@ -237,14 +213,14 @@ class PGD:
 
     def _climb(self, model: Classifier, state: Hunt, restart: int) -> None:
         iterate, velocity = self._start(state.points, restart), None
-        for _ in range(self.steps):
+        for step in range(self.steps):
             iterate = iterate.detach().requires_grad_()
-            gradient = input_gradient(self.loss, model, iterate, state.points.labels, state.points.context)
+            _, gradient = input_gradient(self.loss, model, iterate, state.points, self.draws, restart, step)
             index = state.drop_fallen(iterate)
             if index is not None:
                 if not len(index):
                     return
-                iterate, gradient = iterate[index], gradient[index]
+                iterate, gradient = cut(index, iterate, gradient)
                 velocity = None if velocity is None else velocity[index]
             if self.momentum:
                 gradient = velocity = accumulate(velocity, gradient, self.momentum)

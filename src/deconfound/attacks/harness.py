@@ -5,6 +5,7 @@ Shapes: B examples; images (B, C, H, W), labels (B,) int64.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,35 +16,99 @@ from deconfound.attacks.judging import Examiner
 from deconfound.attacks.points import Points
 from deconfound.core.guards import Mode, attacking
 from deconfound.core.protocols import Classifier, Judge
+from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
+from deconfound.core.types import Context
 
 Keep = Literal["first_adversarial", "last"]
 Maximiser = Callable[[Classifier, Points], Tensor]
 
 
 class Hunt:
-    """The points that still stand, and the adversarial images of those that fell."""
+    """The points that still stand, and the adversarial images of those that fell.
+
+    ``points`` may hold several rows of one example (one for each target, say): once a row falls, all rows of that
+    example go.
+    """
 
     def __init__(self, points: Points, examiner: Examiner) -> None:
         self.points = points
         self.images = points.images.clone()
+        self._gone = torch.zeros(len(points), dtype=torch.bool, device=points.images.device)
         self._examiner = examiner
+
+    @property
+    def distinct(self) -> bool:
+        """Whether the judge is another than the surrogate."""
+        return self._examiner.distinct
+
+    def branch(self, rows: Tensor) -> Hunt:
+        """A hunt of some rows, int64 positions in ``points``, repeated or not; what falls there falls here.
+
+        Call ``catch_up`` on this one afterwards.
+        """
+        other = copy.copy(self)
+        other.points = self.points.take(rows)
+        return other
+
+    def catch_up(self) -> Tensor | None:
+        """Drops what a branch has broken; returns as ``drop_fallen``."""
+        lost = self._gone[self.points.place]
+        if not bool(lost.any()):
+            return None
+        index = (~lost).nonzero().squeeze(1)
+        self.points = self.points.take(index)
+        return index
 
     def drop_fallen(self, candidates: Tensor, ask_all: bool = False) -> Tensor | None:
         """Keeps what has fallen at ``candidates`` and goes on with the rest.
 
+        Args:
+            candidates: one image for each row of ``points``. The logits of the surrogate's last call are used where
+                it was called on this very tensor.
+            ask_all: the judge sees all of them, not only those that the surrogate says have fallen.
+
         Returns:
-            Positions of the points that stand, for cutting the attack's own tensors; None where nothing fell.
+            Positions of the rows that stand, for cutting the attack's own tensors; None where nothing fell.
         """
-        fallen = self._examiner.fallen(candidates, self.points, ask_all)
+        return self.drop(candidates, self._examiner.fallen(candidates, self.points, ask_all))
+
+    def heard(self, candidates: Tensor) -> Tensor:
+        """The surrogate's logits (B, K), without a forward where it was called last on this very tensor."""
+        return self._examiner.heard(candidates, self.points)
+
+    def confirmed(self, candidates: Tensor, suspects: Tensor) -> Tensor:
+        """Positions of the suspects (B,) bool, rows where the surrogate errs, on which the judge agrees."""
+        return self._examiner.confirmed(candidates, self.points, suspects)
+
+    def drop(self, candidates: Tensor, fallen: Tensor) -> Tensor | None:
+        """Keeps the candidates at positions ``fallen``, all ``confirmed``; returns as ``drop_fallen``.
+
+        For attacks whose iterates leave the threat model, which therefore say themselves which ones count.
+        """
         if not len(fallen):
             return None
+        fallen = fallen[first_of_each(self.points.place[fallen])]
         self.images[self.points.place[fallen]] = candidates.detach()[fallen]
-        standing = torch.ones(len(candidates), dtype=torch.bool, device=candidates.device)
-        standing[fallen] = False
-        index = standing.nonzero().squeeze(1)
-        self.points = self.points.take(index)
-        return index
+        self._gone[self.points.place[fallen]] = True
+        return self.catch_up()
+
+
+def first_of_each(values: Tensor) -> Tensor:
+    """Positions of the first occurrence of each value (n,), int64.
+
+    >>> first_of_each(torch.tensor([5, 3, 5, 3, 9])).tolist()
+    [1, 0, 4]
+    """
+    ordered, order = values.sort(stable=True)
+    begins = torch.ones_like(ordered, dtype=torch.bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    return order[begins]
+
+
+def cut(index: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The rows at ``index`` of an attack's own tensors; the tensors as they are where index is None."""
+    return tensors if index is None else tuple(tensor[index] for tensor in tensors)
 
 
 Hunter = Callable[[Classifier, Hunt], None]
@@ -90,3 +155,25 @@ def hunt(
         if len(state.points):
             body(surrogate, state)
         return state.images
+
+
+def assault(
+    body: Hunter,
+    threat: ThreatModel,
+    model: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    streams: Streams | None = None,
+    context: Context | None = None,
+    judge: Judge | Classifier | None = None,
+    *,
+    begins_clean: bool = False,
+) -> Tensor:
+    """``hunt`` from the arguments of an attack's call, with the network in eval mode.
+
+    Raises:
+        InputError: shapes or types that do not fit each other.
+    """
+    with torch.inference_mode(False):
+        points = Points.of(images, labels, streams, context)
+        return hunt(body, threat, "eval", model, points, judge, begins_clean)

@@ -6,15 +6,17 @@ Shapes: B examples, K classes; images (B, C, H, W), labels (B,) int64, logits (B
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from deconfound.attacks.expectation import bound
 from deconfound.attacks.points import Points
 from deconfound.core.guards import evaluating, frozen
-from deconfound.core.protocols import Classifier, Judge
+from deconfound.core.protocols import Classifier, Judge, StochasticClassifier
 from deconfound.core.streams import Streams
 from deconfound.functional.predictions import predicted
 
@@ -51,16 +53,24 @@ def as_judge(model_or_judge: Judge | Classifier) -> Judge:
 
 
 class Recorder:
-    """Remembers the logits of the classifier's last call, so that the same iterate is not forwarded twice."""
+    """Remembers the logits of the classifier's last iterate, so that the same iterate is not forwarded twice.
+
+    An iterate that is forwarded several times in a row, once for each draw, is remembered by the mean of its logits.
+    """
 
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
         self._images: Tensor | None = None
-        self._logits: Tensor | None = None
+        self._version = 0
+        self._total: Tensor | None = None
+        self._calls = 0
 
     @contextmanager
     def listening(self) -> Iterator[Classifier]:
         """The classifier to call inside. A module is heard by a hook and stays itself, attributes included."""
+        if isinstance(self._classifier, StochasticClassifier):
+            yield HeardDraws(self._classifier, self._hear)
+            return
         if not isinstance(self._classifier, nn.Module):
             yield self._heard
             return
@@ -70,20 +80,52 @@ class Recorder:
         finally:
             handle.remove()
 
-    def logits(self, images: Tensor) -> Tensor:
-        """z(images): what was heard if this very tensor came last, else a forward without gradient."""
-        if images is self._images and self._logits is not None:
-            return self._logits
+    def logits(self, images: Tensor, streams: Streams) -> Tensor:
+        """z(images): what was heard if this very tensor came last, else a forward (one draw) without gradient."""
+        if self._is_last(images) and self._total is not None:
+            return self._total / self._calls if self._calls > 1 else self._total
         with torch.no_grad():
-            return self._classifier(images)
+            return bound(self._classifier, streams.fold("heard"))(images)
+
+    def _is_last(self, images: Tensor) -> bool:
+        """Whether it is the last iterate, unchanged: itself, or the same memory without its history."""
+        last = self._images
+        if last is None or images._version != self._version:
+            return False
+        return images is last or (
+            images.data_ptr() == last.data_ptr() and images.shape == last.shape and images.stride() == last.stride()
+        )
+
+    def _hear(self, images: Tensor, logits: Tensor) -> None:
+        again = self._is_last(images) and self._total is not None
+        self._images, self._version = images, images._version
+        self._total = self._total + logits.detach() if again else logits.detach()  # type: ignore[operator]
+        self._calls = self._calls + 1 if again else 1
 
     def _hook(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        self._images, self._logits = (args[0], output.detach()) if args else (None, None)
+        if args:
+            self._hear(args[0], output)
 
     def _heard(self, images: Tensor) -> Tensor:
         logits = self._classifier(images)
-        self._images, self._logits = images, logits.detach()
+        self._hear(images, logits)
         return logits
+
+
+class HeardDraws:
+    """A stochastic classifier whose draws are overheard; everything else is asked of the classifier."""
+
+    def __init__(self, classifier: StochasticClassifier, hear: Callable[[Tensor, Tensor], None]) -> None:
+        self._inner, self._hear = classifier, hear
+
+    def draw(self, images: Tensor, streams: Streams, draws: int) -> Tensor:
+        """Logits (R, B, K)."""
+        logits = self._inner.draw(images, streams, draws)
+        self._hear(images, logits.mean(dim=0))
+        return logits
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
 
 class Examiner:
@@ -116,10 +158,18 @@ class Examiner:
         """Positions of the candidates (B, C, H, W) that are adversarial, int64, shape (fallen,)."""
         if self._judge is not None and ask_all:
             return self._asked(candidates, points).nonzero().squeeze(1)
-        found = errs(self._recorder.logits(candidates), points.labels).nonzero().squeeze(1)
-        if self._judge is None or not len(found):
-            return found
-        return found[self._asked(candidates[found], points.take(found))]
+        return self.confirmed(candidates, points, errs(self.heard(candidates, points), points.labels))
+
+    def heard(self, candidates: Tensor, points: Points) -> Tensor:
+        """The surrogate's logits (B, K): those of its last call if that was on this very tensor, else a forward."""
+        return self._recorder.logits(candidates, points.streams)
+
+    def confirmed(self, candidates: Tensor, points: Points, suspects: Tensor) -> Tensor:
+        """Positions of the suspects (B,) bool that the judge finds adversarial too; it sees no others."""
+        rows = suspects.nonzero().squeeze(1)
+        if self._judge is None or not len(rows):
+            return rows
+        return rows[self._asked(candidates[rows], points.take(rows))]
 
     def _asked(self, candidates: Tensor, points: Points) -> Tensor:
         assert self._judge is not None

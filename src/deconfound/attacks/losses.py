@@ -16,6 +16,12 @@ from deconfound.core.types import Context
 from deconfound.errors import InputError, unknown_name
 from deconfound.functional import losses
 
+DLR_CLASSES, TARGETED_DLR_CLASSES = 3, 4
+"""The losses need so many classes; below, the margin is climbed."""
+# AutoAttack adds it to both denominators, for logits that are all equal.
+DLR_GUARD = 1e-12
+CONFIDENCE = 50.0
+
 
 def _logits(model: Classifier, images: Tensor) -> Tensor:
     logits = model(images)
@@ -43,8 +49,69 @@ def kl_to_reference(model: Classifier, images: Tensor, labels: Tensor, context: 
     return losses.kl_divergence(context["reference_logits"], _logits(model, images))
 
 
+def confident_margin(model: Classifier, images: Tensor, labels: Tensor, context: Context) -> Tensor:
+    """min(max_{k != y} z_k - z_y, 50): the margin with Carlini & Wagner's confidence of 50 (Madry et al. 2018)."""
+    return margin(model, images, labels, context).clamp_max(CONFIDENCE)
+
+
+def dlr(model: Classifier, images: Tensor, labels: Tensor, context: Context) -> Tensor:
+    """Difference of logits ratio, (max_{k != y} z_k - z_y) / (z_(1) - z_(3)) (Croce & Hein 2020, eq. 6).
+
+    z_(i) is the i-th largest logit. With fewer than 3 classes there is no third one: the margin takes its place.
+    """
+    logits = _logits(model, images)
+    gap = losses.margin(logits, labels)
+    if logits.shape[1] < DLR_CLASSES:
+        return gap
+    largest = logits.topk(3, dim=1).values
+    return gap / (largest[:, 0] - largest[:, 2] + DLR_GUARD)
+
+
+def targeted_cross_entropy(model: Classifier, images: Tensor, labels: Tensor, context: Context) -> Tensor:
+    """Log softmax(z(x))_t for the class t = ``context["target"]``."""
+    return -losses.cross_entropy(_logits(model, images), _target(context))
+
+
+def targeted_margin(model: Classifier, images: Tensor, labels: Tensor, context: Context) -> Tensor:
+    """z_t(x) - z_y(x) for the class t = ``context["target"]``, positive where the target beats the label."""
+    return _lead(_logits(model, images), labels, context)
+
+
+def targeted_dlr(model: Classifier, images: Tensor, labels: Tensor, context: Context) -> Tensor:
+    """(z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2), t = ``context["target"]`` (Croce & Hein 2020, eq. 7).
+
+    With fewer than 4 classes there is no fourth largest logit: z_t - z_y takes its place.
+    """
+    logits = _logits(model, images)
+    lead = _lead(logits, labels, context)
+    if logits.shape[1] < TARGETED_DLR_CLASSES:
+        return lead
+    largest = logits.topk(4, dim=1).values
+    return lead / (largest[:, 0] - 0.5 * (largest[:, 2] + largest[:, 3]) + DLR_GUARD)
+
+
+def _target(context: Context) -> Tensor:
+    if "target" not in context:
+        raise InputError("context", sorted(context), "'target' (B,), the class to reach for each image")
+    return context["target"]
+
+
+def _lead(logits: Tensor, labels: Tensor, context: Context) -> Tensor:
+    pair = logits.gather(1, torch.stack([_target(context), labels], dim=1))
+    return pair[:, 0] - pair[:, 1]
+
+
 LOSSES: Mapping[str, AttackLoss] = MappingProxyType(
-    {"cross_entropy": cross_entropy, "margin": margin, "kl_to_reference": kl_to_reference}
+    {
+        "confident_margin": confident_margin,
+        "cross_entropy": cross_entropy,
+        "dlr": dlr,
+        "kl_to_reference": kl_to_reference,
+        "margin": margin,
+        "targeted_cross_entropy": targeted_cross_entropy,
+        "targeted_dlr": targeted_dlr,
+        "targeted_margin": targeted_margin,
+    }
 )
 
 

@@ -2,42 +2,226 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NamedTuple
 
+from deconfound.attacks.apgd import APGD
+from deconfound.attacks.budgets import Budget, budget
+from deconfound.attacks.fab import FAB
 from deconfound.attacks.gradient import PGD
+from deconfound.attacks.losses import DLR_CLASSES, TARGETED_DLR_CLASSES, dlr, margin, targeted_margin
+from deconfound.attacks.spsa import SPSA
+from deconfound.attacks.square import Square
 from deconfound.core.protocols import Attack
 from deconfound.core.threat import ThreatModel
-from deconfound.errors import unknown_name
+from deconfound.core.types import Audit
+from deconfound.errors import InputError, unknown_name
+
+TARGETS, L1_TARGETS, L1_RESTARTS, PLUS_RESTARTS = 9, 5, 5, 5
 
 
-def quick(threat: ThreatModel) -> tuple[Attack, ...]:
-    """PGD-20 with two restarts on the cross-entropy: a first look, not a verdict. APGD-CE-20 will join it."""
-    return (PGD(threat, steps=20, restarts=2),)
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """For whom a suite is made.
+
+    Attributes:
+        threat: the threat model.
+        classes: K of the model.
+        stochastic: the judge is random.
+        budget: for stochastic judges and declared attacks.
+        rows: pairs of point and target that are climbed together.
+        radii: of every norm, for data of this kind; what ``unseen`` needs.
+        declared: the defence's own attacks, made from the same budget.
+        least, share: of the audit of ``fast``.
+    """
+
+    threat: ThreatModel
+    classes: int = 10
+    stochastic: bool = False
+    budget: Budget = field(default_factory=lambda: budget("normal"))
+    rows: int = 256
+    radii: Mapping[str, float] = field(default_factory=dict)
+    declared: Sequence[Attack] = ()
+    least: int = 100
+    share: float = 0.1
 
 
-_SUITES: Mapping[str, Callable[[ThreatModel], tuple[Attack, ...]]] = MappingProxyType({"quick": quick})
+class Columns(NamedTuple):
+    """An attack that runs by itself on everything, as one column of a table, and the group it stands in."""
+
+    group: str
+    attack: Attack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What runs.
+
+    Attributes:
+        name: of the suite.
+        attacks: in order, each on what the earlier ones left standing.
+        audit: slow attacks on a sample of the survivors, or on all of them.
+        columns: attacks that run by themselves, whatever threat model they are in.
+        notes: what the reader of the record should know.
+    """
+
+    name: str
+    attacks: tuple[Attack, ...] = ()
+    audit: Audit | None = None
+    columns: tuple[Columns, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def untargeted_dlr(setting: Setting, steps: int = 100, restarts: int = 1, draws: int = 1) -> APGD:
+    """APGD-DLR, or APGD on the margin where there are fewer than 3 classes."""
+    loss = dlr if setting.classes >= DLR_CLASSES else margin
+    return APGD(setting.threat, steps=steps, restarts=restarts, draws=draws, loss=loss)
+
+
+def cross_entropy_apgd(setting: Setting) -> APGD:
+    """AutoAttack's APGD-CE; in L1 with five restarts and the large-eps schedule."""
+    if setting.threat.norm == "l1":
+        return APGD(setting.threat, restarts=L1_RESTARTS, schedule="large-eps")
+    return APGD(setting.threat)
+
+
+def targeted_apgd(setting: Setting) -> APGD:
+    """AutoAttack's APGD-T, on the margin where there are fewer than 4 classes; in L1 5 targets, large-eps schedule."""
+    l1 = setting.threat.norm == "l1"
+    return APGD(
+        setting.threat,
+        targets=L1_TARGETS if l1 else TARGETS,
+        loss=targeted_margin if setting.classes < TARGETED_DLR_CLASSES else None,
+        schedule="large-eps" if l1 else "flat",
+        rows=setting.rows,
+    )
+
+
+def targeted_fab(setting: Setting) -> FAB:
+    """AutoAttack's FAB-T."""
+    return FAB(setting.threat, targets=TARGETS, rows=setting.rows)
+
+
+def quick(setting: Setting) -> Suite:
+    """PGD-20 and APGD-CE-20: a first look, not a verdict."""
+    return Suite(name="quick", attacks=(PGD(setting.threat, steps=20), APGD(setting.threat, steps=20)))
+
+
+def fast(setting: Setting) -> Suite:
+    """APGD-CE and APGD-T on everything, FAB-T and Square on a sample of the survivors, on all of them if one falls."""
+    slow = (targeted_fab(setting), Square(setting.threat))
+    return Suite(
+        name="fast",
+        attacks=(cross_entropy_apgd(setting), targeted_apgd(setting)),
+        audit=Audit(attacks=slow, least=setting.least, share=setting.share),
+    )
+
+
+def standard(setting: Setting) -> Suite:
+    """AutoAttack's standard suite: APGD-CE, APGD-T, FAB-T and Square with 5000 queries, each on the survivors."""
+    attacks = (cross_entropy_apgd(setting), targeted_apgd(setting), targeted_fab(setting), Square(setting.threat))
+    return Suite(name="standard", attacks=attacks)
+
+
+def plus(setting: Setting) -> Suite:
+    """AutoAttack's plus suite: APGD-CE, APGD-DLR and FAB with five restarts, Square, APGD-T, FAB-T."""
+    threat = setting.threat
+    attacks = (
+        APGD(threat, restarts=PLUS_RESTARTS, schedule="large-eps" if threat.norm == "l1" else "flat"),
+        untargeted_dlr(setting, restarts=PLUS_RESTARTS),
+        FAB(threat, restarts=PLUS_RESTARTS, rows=setting.rows),
+        Square(threat),
+        targeted_apgd(setting),
+        targeted_fab(setting),
+    )
+    return Suite(name="plus", attacks=attacks)
+
+
+def rand(setting: Setting) -> Suite:
+    """For stochastic judges: APGD-CE and APGD-DLR on expected gradients, Square and SPSA on expected losses."""
+    threat, spent = setting.threat, setting.budget
+    attacks = (
+        APGD(threat, steps=spent.steps, draws=spent.draws),
+        untargeted_dlr(setting, steps=spent.steps, draws=spent.draws),
+        Square(threat, queries=spent.queries, draws=spent.query_draws),
+        SPSA(threat, steps=spent.spsa_steps, pairs=spent.spsa_pairs, draws=spent.query_draws),
+    )
+    return Suite(name="rand", attacks=attacks)
+
+
+def adaptive(setting: Setting) -> Suite:
+    """Standard (rand on a stochastic judge) and everything that the defence declares against itself."""
+    common = (rand if setting.stochastic else standard)(setting)
+    notes = () if setting.declared else ("the defence declares no attack of its own",)
+    return Suite(name="adaptive", attacks=(*common.attacks, *setting.declared), notes=notes)
+
+
+Maker = Callable[[Setting], Suite]
+
+
+def _makers() -> Mapping[str, Maker]:
+    from deconfound.attacks.paper_suites import cafe_paper, causaladv_paper, ciiv_paper
+    from deconfound.attacks.unseen import unseen
+
+    made: dict[str, Maker] = {
+        "quick": quick,
+        "fast": fast,
+        "standard": standard,
+        "plus": plus,
+        "rand": rand,
+        "adaptive": adaptive,
+        "unseen": unseen,
+        "cafe-paper": cafe_paper,
+        "causaladv-paper": causaladv_paper,
+        "ciiv-paper": ciiv_paper,
+    }
+    return MappingProxyType(made)
+
+
+DETERMINISTIC = ("standard", "fast", "plus", "quick")
+"""Suites whose attacks climb single draws, so that they overestimate a stochastic model."""
 
 
 def names() -> tuple[str, ...]:
     """The suites there are."""
-    return tuple(_SUITES)
+    return tuple(_makers())
 
 
 def about(name: str) -> str:
     """One line on a suite."""
-    return (_SUITES[name].__doc__ or "").strip().splitlines()[0]
+    return (_makers()[name].__doc__ or "").strip().splitlines()[0]
 
 
-def suite(name: str, threat: ThreatModel) -> tuple[Attack, ...]:
-    """The attacks of a suite, in order.
+def suite(name: str, setting: Setting | ThreatModel) -> Suite:
+    """The suite of that name, for a setting, or for a threat model with the setting's defaults.
 
     Raises:
-        InputError: no such suite.
+        InputError: no such suite, or one that a stochastic judge would fool.
 
-    >>> [attack.name for attack in suite("quick", ThreatModel("linf", "8/255"))]
-    ['pgd-20x2']
+    >>> [attack.name for attack in suite("standard", ThreatModel("linf", "8/255")).attacks]
+    ['apgd-ce-100', 'apgd-t-100x9', 'fab-t-100x9', 'square-5000']
     """
-    if name not in _SUITES:
-        raise unknown_name("suite", name, _SUITES)
-    return _SUITES[name](threat)
+    makers = _makers()
+    if name not in makers:
+        raise unknown_name("suite", name, makers)
+    setting = Setting(threat=setting) if isinstance(setting, ThreatModel) else setting
+    if setting.stochastic and name in DETERMINISTIC:
+        rule = "rand (or adaptive): the model is random, and these attacks would climb single draws of it"
+        raise InputError("suite", name, rule)
+    made = makers[name](setting)
+    return Suite(
+        name=made.name,
+        attacks=made.attacks,
+        audit=made.audit,
+        columns=made.columns,
+        notes=(*made.notes, *_few_classes(setting)),
+    )
+
+
+def _few_classes(setting: Setting) -> tuple[str, ...]:
+    if setting.classes >= TARGETED_DLR_CLASSES:
+        return ()
+    needs = f"the targeted DLR loss needs {TARGETED_DLR_CLASSES} classes"
+    return (f"{needs} and the model has {setting.classes}: the margin is climbed in its place",)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from deconfound.cli.options import Data, Json, Overwrite, Quiet
+from deconfound.cli.options import Data, Json, Overwrite, Quiet, accelerator_of, devices_of, numbers_of
 from deconfound.cli.screen import Screen, logged
 from deconfound.errors import InputError
 from deconfound.recipes.processes import process_rank
@@ -114,7 +114,7 @@ def train(
 
     screen = Screen(quiet=quiet)
     compute = Compute(
-        devices=int(devices) if devices.lstrip("-").isdigit() else devices,
+        devices=devices_of(devices),
         num_nodes=num_nodes,
         strategy=strategy,
         accelerator=accelerator,
@@ -155,14 +155,24 @@ def evaluate(
     target: Annotated[str, typer.Argument(metavar="RUN_or_MODEL", help="A run folder, or a network with --weights.")],
     weights: Annotated[str | None, typer.Option(metavar="FILE", help="Weights for a network given by name.")] = None,
     data: Data = None,
-    suite: Annotated[str, typer.Option(metavar="S", help="Suite of attacks; see list suites.")] = "quick",
+    suite: Annotated[str, typer.Option(metavar="S", help="Suite of attacks; see list suites.")] = "fast",
     norm: Annotated[str | None, typer.Option(metavar="NORM", help="linf, l2 or l1; the run's by default.")] = None,
     eps: Annotated[str | None, typer.Option(metavar="EPS", help="Radius such as 8/255; the run's by default.")] = None,
     n: Annotated[int | None, typer.Option("-n", metavar="N", help="The first N test images; all by default.")] = None,
     sample: Annotated[int | None, typer.Option(metavar="SEED", help="Draw the N images with this seed.")] = None,
     budget: Annotated[str, typer.Option(metavar="B", help="demo, normal or full.")] = "normal",
     seed: Annotated[int, typer.Option(metavar="SEED", help="Of all random numbers.")] = 0,
-    batch_size: Annotated[int, typer.Option(metavar="B", help="Images attacked together.")] = 256,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="B", help="Images attacked together [what fits into memory, at most 256].")
+    ] = None,
+    precision: Annotated[str, typer.Option(metavar="P", help="Of what attacks climb: auto, 32 or bf16.")] = "auto",
+    transfer_from: Annotated[
+        list[str], typer.Option(metavar="RUN", help="Try this run's adversarial images too; may be repeated.")
+    ] = [],  # noqa: B006 (typer copies it)
+    audit_min: Annotated[int, typer.Option(metavar="N", help="Survivors that suite fast audits at least.")] = 100,
+    audit_share: Annotated[float, typer.Option(metavar="X", help="And at least this share of them.")] = 0.1,
+    devices: Annotated[str, typer.Option(metavar="N", help="Devices that share the work, a number or auto.")] = "1",
+    num_nodes: Annotated[int, typer.Option(min=1, metavar="N", help="Machines.")] = 1,
     mean: Annotated[str | None, typer.Option(metavar="M,..", help="Normalisation inside a named network.")] = None,
     std: Annotated[str | None, typer.Option(metavar="S,..", help="Likewise.")] = None,
     device: Annotated[str, typer.Option(metavar="D", help="auto, cpu or cuda.")] = "auto",
@@ -177,6 +187,7 @@ def evaluate(
 
     Example: deconfound evaluate lenet5 --weights lenet.pt --data FOLDER --eps 0.3
     """
+    from deconfound.recipes.compute import Compute
     from deconfound.recipes.evaluating import Judging
     from deconfound.recipes.targets import Target, evaluate_target
     from deconfound.reporting.tables import evaluation_table
@@ -190,28 +201,33 @@ def evaluate(
         eps=eps,
         n=n,
         sample=sample,
-        mean=_numbers("mean", mean),
-        std=_numbers("std", std),
+        mean=numbers_of("mean", mean),
+        std=numbers_of("std", std),
         device=device,
+        transfer_from=tuple(transfer_from),
     )
     with logged(screen):
-        judging = Judging(suite=suite, budget=budget, seed=seed, batch_size=batch_size)
-        record, path = evaluate_target(what, judging, out=out, overwrite=overwrite, monitor=screen)
+        judging = Judging(
+            suite=suite,
+            budget=budget,
+            seed=seed,
+            batch_size=batch_size,
+            precision=precision,  # type: ignore[arg-type]  # checked there
+            audit_min=audit_min,
+            audit_share=audit_share,
+        )
+        compute = Compute(devices=devices_of(devices), num_nodes=num_nodes, accelerator=accelerator_of(device))
+        record, path = evaluate_target(
+            what, judging, out=out, overwrite=overwrite, compute=compute, monitor=None if process_rank() else screen
+        )
+    if process_rank():
+        return
     if json:
         typer.echo(record.to_json(), nl=False)
         return
     screen.output.print(evaluation_table(record))
     if path is not None:
         screen.output.print(f"Record: {path}", soft_wrap=True, markup=False)
-
-
-def _numbers(field: str, text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(field, text, "numbers separated by commas, one or one per channel") from None
 
 
 @app.command()
@@ -224,6 +240,30 @@ def report(
     from deconfound.recipes.reporting import write_report
 
     typer.echo(write_report(places, out, overwrite=overwrite))
+
+
+@app.command()
+def compare(
+    places: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Evaluation records or run folders.")],
+    adjust: Annotated[str, typer.Option(metavar="A", help="p-values for several pairs: holm or none.")] = "holm",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Record of the comparison.")] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Show evaluations of one data set side by side, with a paired test for each pair.
+
+    Example: deconfound compare runs/first runs/second
+    """
+    from deconfound.recipes.comparing import compare as job
+    from deconfound.reporting import comparison_view
+
+    found = job(places, adjust=adjust, out=out, overwrite=overwrite)
+    if json:
+        typer.echo(found.to_json(), nl=False)
+        return
+    Screen().output.print(comparison_view(found))
+    if out is not None:
+        typer.echo(f"Record: {out}")
 
 
 @app.command(name="list")

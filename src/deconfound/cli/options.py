@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from deconfound.errors import InputError
+
 Data = Annotated[
     str | None,
     typer.Option("--data", metavar="DATA", help="digits, a folder, a hub name (OWNER/NAME) or MODULE:CALLABLE."),
@@ -13,3 +15,27 @@ Data = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what lies at the output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON on standard output, and no table.")]
+
+
+def devices_of(text: str) -> int | str:
+    """A number of devices, or a word for it."""
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def accelerator_of(device: str) -> str:
+    """The kind of a device such as ``cuda:1``."""
+    return "auto" if device == "auto" else device.partition(":")[0]
+
+
+def numbers_of(field: str, text: str | None) -> tuple[float, ...] | None:
+    """Numbers separated by commas; None where the option was not given.
+
+    Raises:
+        InputError: anything else.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(field, text, "numbers separated by commas, one or one per channel") from None

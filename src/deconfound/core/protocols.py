@@ -45,6 +45,13 @@ class ViewedClassifier(Protocol):
     def views(self, images: Tensor, streams: Streams) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
+@runtime_checkable
+class DeclaresSurrogates(Protocol):
+    """A network that declares adaptive attacks on itself, which need nothing but its weights."""
+
+    def attack_surrogates(self) -> Sequence[DeclaredAttack]: ...
+
+
 class AttackLoss(Protocol):
     """What an attack climbs: one number per example, higher is more adversarial.
 
@@ -62,6 +69,17 @@ class Judge(Protocol):
     """Decides which images are adversarial: (B,) bool."""
 
     def __call__(self, images: Tensor, labels: Tensor, streams: Streams, /) -> Tensor: ...
+
+
+@runtime_checkable
+class PredictingJudge(Protocol):
+    """A judge that also says which class it sees, (B,) int64, -1 for none."""
+
+    def __call__(self, images: Tensor, labels: Tensor, streams: Streams, /) -> Tensor: ...
+
+    def predictions(self, images: Tensor, streams: Streams, /) -> Tensor: ...
+
+    def settings(self) -> dict[str, Any]: ...
 
 
 class Attack(Protocol):
@@ -166,6 +184,20 @@ class Checkpointer(Protocol):
 
     def load(self) -> dict[str, Any] | None:
         """The newest intact state, or None where there is none."""
+        ...
+
+
+class Crew(Protocol):
+    """Processes that share a piece of work; each calls ``gather`` as often as the others."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def gather(self, mine: Mapping[str, Any], /) -> Sequence[Mapping[str, Any]]:
+        """What every process handed in, in the order of their ranks."""
         ...
 
 

@@ -6,7 +6,7 @@ Shapes: B examples.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -40,6 +40,11 @@ class Streams:
         streams = cls.__new__(cls)
         streams._keys = keys
         return streams
+
+    @classmethod
+    def joined(cls, parts: Sequence[Streams]) -> Streams:
+        """The streams of several batches, one after the other."""
+        return cls._of(torch.cat([part._keys for part in parts]))
 
     def __len__(self) -> int:
         return self._keys.shape[0]

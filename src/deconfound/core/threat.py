@@ -118,12 +118,16 @@ class ThreatModel:
         small images. With ``points`` it skips pixels that the box blocks there, which it would else choose for ever.
         """
         if self.norm == "l1" and points is not None:
-            blocked = ((points <= self.box[0]) & (gradient < 0)) | ((points >= self.box[1]) & (gradient > 0))
-            gradient = gradient.masked_fill(blocked, 0.0)
+            gradient = self.unblocked(gradient, points)
         if self.norm == "linf":
             return gradient.sign()
         spread = math.ceil(2 * self.eps / (self.box[1] - self.box[0]))
         return norms.steepest(gradient.flatten(1), self.norm, spread).view_as(gradient)
+
+    def unblocked(self, gradient: Tensor, points: Tensor) -> Tensor:
+        """The gradient with 0 at pixels that lie at an end of the box and would be pushed out of it."""
+        blocked = ((points <= self.box[0]) & (gradient < 0)) | ((points >= self.box[1]) & (gradient > 0))
+        return gradient.masked_fill(blocked, 0.0)
 
     def random_start(self, images: Tensor, streams: Streams) -> Tensor:
         """A uniform draw from the norm ball around each image, then projected (which clips to the box)."""

@@ -5,7 +5,8 @@ Shapes: B examples, C channels, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -84,3 +85,26 @@ class DeclaredAttack:
     surrogate: Callable[[Tensor], Tensor] | None = None
     context: Callable[..., Context] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Slow attacks that run on a random sample of the survivors, and on all of them if one falls.
+
+    Attributes:
+        attacks: in order, each on what the earlier ones left standing.
+        least: the sample holds at least so many survivors (all, if there are fewer).
+        share: and at least this share of them.
+    """
+
+    attacks: Sequence[Any]
+    least: int = 100
+    share: float = 0.1
+
+    def sample_size(self, survivors: int) -> int:
+        """How many survivors are attacked at first.
+
+        >>> Audit(attacks=()).sample_size(50), Audit(attacks=()).sample_size(5001)
+        (50, 501)
+        """
+        return min(survivors, max(self.least, math.ceil(self.share * survivors)))

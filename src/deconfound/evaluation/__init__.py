@@ -8,11 +8,19 @@ from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
     from deconfound.evaluation.judging import evaluate
-    from deconfound.evaluation.masking import Probes, verdict
+    from deconfound.evaluation.majority import Majority
+    from deconfound.evaluation.masking import verdict
     from deconfound.evaluation.provenance import Provenance
+    from deconfound.evaluation.scene import Probes
 
-_HOME = {"Probes": "masking", "Provenance": "provenance", "evaluate": "judging", "verdict": "masking"}
-__all__ = ["Probes", "Provenance", "evaluate", "verdict"]
+_HOME = {
+    "Majority": "majority",
+    "Probes": "scene",
+    "Provenance": "provenance",
+    "evaluate": "judging",
+    "verdict": "masking",
+}
+__all__ = ["Majority", "Probes", "Provenance", "evaluate", "verdict"]
 
 
 __getattr__ = exporter(__name__, _HOME)

@@ -70,10 +70,14 @@ def accuracy_curve(
         radii: ascending.
         ledger: takes each radius as one piece of work.
     """
+    attacks = [attack_at(threat.with_eps(radius)) for radius in radii]
+    pieces = [
+        (f"curve/{radius!r}", partial(_measure, referee, sample, attack))
+        for radius, attack in zip(radii, attacks, strict=True)
+    ]
     points, standing = [], []
-    for radius in radii:
-        attack = attack_at(threat.with_eps(radius))
-        left = ledger.once(f"curve/{radius!r}", partial(_measure, referee, sample, attack))["standing"]
+    for radius, attack, found in zip(radii, attacks, ledger.all(pieces), strict=True):
+        left = found["standing"]
         interval, share = wilson_interval(sum(left), len(left)), sum(left) / len(left)
         points.append(CurvePoint(eps=radius, accuracy=share, interval=interval, n=len(left), attack=attack.name))
         standing.append(torch.tensor(left, dtype=torch.bool))

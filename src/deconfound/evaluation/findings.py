@@ -14,10 +14,12 @@ from deconfound.records import Outcome
 
 
 class Findings:
-    """Fills up piece by piece; ``index`` (N,) holds the places in the data set."""
+    """Fills up piece by piece; ``index`` (N,) holds the places in the data set, ``seeds`` counts the judge's."""
 
-    def __init__(self, index: Tensor) -> None:
+    def __init__(self, index: Tensor, seeds: int = 1) -> None:
         count = len(index)
+        self._wrong_clean = torch.zeros(seeds, count, dtype=torch.bool)
+        self._wrong = torch.zeros(seeds, count, dtype=torch.bool)
         self._index: list[int] = index.tolist()
         self._labels = [0] * count
         self._predictions = [0] * count
@@ -41,6 +43,19 @@ class Findings:
         """An attack broke the example at ``place``."""
         self._broken_by[place], self._distances[place] = attack, distance
         self._adversarial[place] = prediction
+
+    def seed_errors(self, places: Sequence[int], by_seed: Sequence[Sequence[bool]], *, clean: bool = False) -> None:
+        """Where each seed of the judge errs: by_seed (S, B). What a seed got wrong once stays wrong for it."""
+        errors = torch.tensor(by_seed, dtype=torch.bool).view(len(self._wrong), len(places))
+        at = torch.tensor(places, dtype=torch.int64)
+        self._wrong[:, at] |= errors
+        if clean:
+            self._wrong_clean[:, at] |= errors
+
+    def accuracies(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Clean and robust accuracy of every seed of the judge."""
+        clean, robust = (1 - wrong.double().mean(dim=1) for wrong in (self._wrong_clean, self._wrong))
+        return tuple(clean.tolist()), tuple(robust.tolist())
 
     def prediction(self, place: int) -> int:
         """What the model says about the clean image."""

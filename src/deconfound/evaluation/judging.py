@@ -6,7 +6,7 @@ Shapes: N examples, B of a batch, K classes; images (N, C, H, W) in [0, 1], labe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,22 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from deconfound.core.guards import evaluating, full_float32, randomness_kept
-from deconfound.core.protocols import Attack, Classifier, ImageSource, Journal, Judge, Monitor
+from deconfound.core.protocols import Attack, Classifier, Crew, ImageSource, Journal, Judge, Monitor, PredictingJudge
 from deconfound.core.threat import ThreatModel
+from deconfound.core.types import Audit
 from deconfound.errors import InputError, require
-from deconfound.evaluation.curve import Curve
 from deconfound.evaluation.examples import Examples, examples_of, index_digest
 from deconfound.evaluation.ledger import Ledger
-from deconfound.evaluation.masking import Probes, verdict
 from deconfound.evaluation.meter import Meter
 from deconfound.evaluation.provenance import Provenance
+from deconfound.evaluation.recording import Parts, recorded
 from deconfound.evaluation.referee import AttackAt, Referee
 from deconfound.evaluation.run import Run
-from deconfound.functional.statistics import wilson_interval
-from deconfound.records import AttackResult, Check, EvaluationRecord, Threat, Verdict
+from deconfound.evaluation.scene import Probes
+from deconfound.records import SCHEMA_VERSION, EvaluationRecord
 
-# A number that nobody tried to doubt is not to be relied on.
-UNCHECKED = Verdict(reliable=False, reasons=("the masking checks were not run",))
+EVALUATION_SEEDS = 5
 
 
 def evaluate(
@@ -48,7 +47,11 @@ def evaluate(
     probes: Probes | None = None,
     curve_attack: AttackAt | None = None,
     curve_radii: Sequence[float | str] | None = None,
+    surrogate: Classifier | None = None,
+    audit: Audit | None = None,
+    columns: Sequence[tuple[str, Attack]] = (),
     journal: Journal | None = None,
+    crew: Crew | None = None,
     monitor: Monitor | None = None,
     gallery: int = 8,
 ) -> EvaluationRecord:
@@ -63,13 +66,19 @@ def evaluate(
         suite: their name.
         provenance: what the record says about model, data and machine.
         index: places in the data set (N,), which key the random numbers; positions in a source. By default 0..N-1.
-        judge: decides what is wrong; None for the largest logit.
+        judge: decides what is wrong; None for the largest logit. A random one that also says what it sees is asked
+            with five seeds about every clean and every found image: accuracies are means over them.
         seed: of all random numbers.
         batch_size: images attacked together; results do not depend on it beyond rounding.
         probes: attacks for the masking checks, on at most 100 examples; None leaves them out.
         curve_attack: makes the attack of the accuracy curve at a radius, on at most 200 examples; None leaves it out.
         curve_radii: by default eps times 0 to 4.
+        surrogate: what the attacks climb in place of the model, e.g. a faster copy; checks always use the model.
+        audit: slow attacks, on a sample of the survivors or on all of them.
+        columns: groups and attacks of any threat model, each by itself on everything that is right when clean; what
+            those in ``threat`` break counts for the robust accuracy.
         journal: keeps finished pieces; the same call with the same journal goes on where it stopped.
+        crew: processes that share the work; every one returns the same record.
         monitor: told about progress.
         gallery: at most so many broken examples are kept as pictures.
 
@@ -79,35 +88,52 @@ def evaluate(
     """
     device = _device(model, images)
     examples = examples_of(images, labels, index, device, _dtype(model))
-    _check_settings(attacks, threat, judge, batch_size, gallery)
+    audited = () if audit is None else tuple(audit.attacks)
+    _check_settings((*attacks, *audited), columns, threat, judge, batch_size, gallery)
     meter = Meter()
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(full_float32())
         stack.enter_context(randomness_kept(device))
-        stack.enter_context(evaluating(model, judge))
+        stack.enter_context(evaluating(model, judge, surrogate))
         counted = stack.enter_context(meter.counting(model))
+        climbed = None if surrogate is None else stack.enter_context(meter.counting(surrogate))
         call = _call(
             examples,
             threat,
-            attacks,
+            (*attacks, *audited, *(attack for _, attack in columns)),
             provenance,
+            schema=SCHEMA_VERSION,
+            surrogate=provenance.surrogate,
+            audit=None if audit is None else [len(audited), audit.least, audit.share],
             suite=suite,
             seed=seed,
             batch_size=batch_size,
             gallery=gallery,
             judge=None if judge is None else type(judge).__qualname__,
             curve=[_described(curve_attack(threat)), curve_radii] if curve_attack else None,
-            probes=[_described(make(threat)) for make in (probes.single_step, probes.iterative)] if probes else None,
+            probes=probes.described(threat) if probes else None,
         )
-        ledger = Ledger(meter, call, journal)
-        run = Run(Referee(counted, judge, batch_size), examples, threat, seed, ledger, meter, monitor, gallery)
+        ledger = Ledger(meter, call, journal, crew)
+        referee = Referee(counted, judge, batch_size, seeds_of(judge), climbed)
+        run = Run(referee, examples, threat, seed, ledger, meter, monitor, gallery)
         run.judge_clean_images()
         results = [run.attack(number, attack) for number, attack in enumerate(attacks)]
-        curve = None if curve_attack is None else run.curve(curve_attack, curve_radii)
-        checks = None if probes is None else run.checks(probes, curve)
-    return _record(run, results, curve, checks, threat, suite, provenance, seed)
+        audited_results, audit_result = run.audit(audit, len(attacks)) if audit is not None else ([], None)
+        parts = Parts(
+            attacks=(*results, *audited_results),
+            audit=audit_result,
+            columns=run.columns(columns),
+            curve=None if curve_attack is None else run.curve(curve_attack, curve_radii),
+        )
+        checks = None if probes is None else run.checks(probes, parts.curve)
+    return recorded(run, parts, checks, threat, suite, provenance, seed)
+
+
+def seeds_of(judge: Judge | None) -> int:
+    """How often the judge is asked about every image: five times where it is random, with fresh draws each time."""
+    return EVALUATION_SEEDS if isinstance(judge, PredictingJudge) else 1
 
 
 def _device(model: Classifier, images: Tensor | ImageSource) -> torch.device:
@@ -123,14 +149,20 @@ def _dtype(model: Classifier) -> torch.dtype:
 
 
 def _check_settings(
-    attacks: Sequence[Attack], threat: ThreatModel, judge: Judge | None, batch_size: int, gallery: int
+    attacks: Sequence[Attack],
+    columns: Sequence[tuple[str, Attack]],
+    threat: ThreatModel,
+    judge: Judge | None,
+    batch_size: int,
+    gallery: int,
 ) -> None:
     require(batch_size >= 1, "batch_size", batch_size, "a whole number of at least 1")
     require(gallery >= 0, "gallery", gallery, "a whole number of at least 0")
-    names = [attack.name for attack in attacks]
-    require(len(names) > 0, "attacks", names, "at least one attack")
-    require(len(set(names)) == len(names) and "clean" not in names, "attacks", names, "different names, none 'clean'")
     require(judge is None or not isinstance(judge, nn.Module), "judge", type(judge).__name__, "a judge, not a network")
+    names = [attack.name for attack in attacks] + [attack.name for _, attack in columns]
+    require(len(set(names)) == len(names) and "clean" not in names, "attacks", names, "different names, none 'clean'")
+    inside = [*attacks, *(attack for _, attack in columns if attack.threat == threat)]
+    require(len(inside) > 0, "attacks", names, f"at least one attack within {threat}")
     for attack in attacks:
         if attack.threat != threat:
             raise InputError(f"attack {attack.name!r}", str(attack.threat), f"an attack for {threat}")
@@ -153,66 +185,3 @@ def _call(
 
 def _described(attack: Attack) -> list[Any]:
     return [attack.name, dict(attack.settings())]
-
-
-def _record(
-    run: Run,
-    results: Sequence[AttackResult],
-    curve: Curve | None,
-    checks: tuple[Check, ...] | None,
-    threat: ThreatModel,
-    suite: str,
-    provenance: Provenance,
-    seed: int,
-) -> EvaluationRecord:
-    outcomes = run.findings.outcomes()
-    n = len(outcomes)
-    clean = sum(outcome.broken_by != "clean" for outcome in outcomes)
-    robust = sum(outcome.broken_by is None for outcome in outcomes)
-    cost = run.ledger.cost("clean/", "attack/")
-    return EvaluationRecord(
-        **_origin(provenance),
-        threat=Threat(norm=threat.norm, eps=threat.eps, box=threat.box),
-        suite=suite,
-        n=n,
-        seed=seed,
-        clean_accuracy=clean / n,
-        clean_interval=wilson_interval(clean, n),
-        robust_accuracy=robust / n,
-        robust_interval=wilson_interval(robust, n),
-        verdict=UNCHECKED if checks is None else verdict(checks),
-        attacks=tuple(results),
-        outcomes=outcomes,
-        curve=curve.points if curve else (),
-        gallery=tuple(run.pictures),
-        forwards=cost.forwards,
-        backwards=cost.backwards,
-        seconds=cost.seconds,
-        cpu_seconds=cost.cpu_seconds,
-        notes=(*provenance.notes, *_notes(run.ledger, curve is not None, checks is not None)),
-    )
-
-
-def _origin(provenance: Provenance) -> Mapping[str, Any]:
-    names = (
-        "model",
-        "model_digest",
-        "defence",
-        "data",
-        "data_digest",
-        "class_names",
-        "machine",
-        "budget",
-        "precision",
-    )
-    return {name: getattr(provenance, name) for name in names} | {"training": dict(provenance.training)}
-
-
-def _notes(ledger: Ledger, curve: bool, checks: bool) -> list[str]:
-    """What the checks and the curve cost, which is no part of the suite's figures."""
-    notes = []
-    for done, title, start in ((checks, "masking checks", "masking"), (curve, "accuracy curve", "curve/")):
-        cost = ledger.cost(start)
-        timed = f"{cost.seconds:.2f} s, {cost.forwards} images forwarded, {cost.backwards} backwards"
-        notes.append(f"{title}: {timed}, not part of the suite's cost" if done else f"{title}: not run")
-    return notes

@@ -1,15 +1,27 @@
-"""Work in pieces, each done once: what the journal already holds is taken from there."""
+"""Work in pieces, each done once by one of the processes: what a journal already holds is taken from there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from deconfound.core.protocols import Journal
+from deconfound.core.protocols import Crew, Journal
 from deconfound.errors import InputError
 from deconfound.evaluation.meter import Cost, Meter
 
 Work = Callable[[], dict[str, Any]]
+Piece = tuple[str, Work]
+Seen = Callable[[int, dict[str, Any]], None]
+
+
+class Solo:
+    """The crew of one process."""
+
+    rank, size = 0, 1
+
+    def gather(self, mine: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """What every process has found: its own alone."""
+        return [mine]
 
 
 class Ledger:
@@ -19,13 +31,17 @@ class Ledger:
         meter: measures the pieces.
         call: what identifies the evaluation, ready for JSON; a journal of another call is refused.
         journal: None to keep nothing.
+        crew: the processes that share the work; by default this one alone.
 
     Raises:
         InputError: the journal belongs to another call.
     """
 
-    def __init__(self, meter: Meter, call: Mapping[str, Any], journal: Journal | None = None) -> None:
+    def __init__(
+        self, meter: Meter, call: Mapping[str, Any], journal: Journal | None = None, crew: Crew | None = None
+    ) -> None:
         self._meter = meter
+        self.crew: Crew = crew or Solo()
         self._journal = journal
         self._done = {
             str(entry["piece"]): entry for entry in (journal.entries() if journal else []) if "piece" in entry
@@ -49,16 +65,55 @@ class Ledger:
             self._journal.append({"piece": piece, "result": result, "cost": list(cost or Cost())})
 
     def once(self, piece: str, work: Work) -> dict[str, Any]:
-        """The result of a piece of work, which is done only if the journal does not hold it."""
-        found = self._done.get(piece)
-        if found is not None:
-            self._costs[piece] = Cost(*found["cost"])
-            return dict(found["result"])
+        """The result of one piece, which the first process does."""
+        return self.all([(piece, work)])[0]
+
+    def all(self, pieces: Sequence[Piece], seen: Seen | None = None) -> list[dict[str, Any]]:
+        """The results of several pieces, in order; each is done only if no journal holds it, by one process in turn.
+
+        Args:
+            pieces: names and work. The same list in every process.
+            seen: told place and result of each piece that this process has, in order, as soon as it has it.
+
+        Raises:
+            Exception: what the work of any process raised, in all of them.
+        """
+        todo = [place for place, (name, _) in enumerate(pieces) if name not in self._done]
+        turns = set(todo[self.crew.rank :: self.crew.size])
+        mine: dict[str, Any] = {}
+        failure: Exception | None = None
+        try:
+            for place, (name, work) in enumerate(pieces):
+                if place in turns:
+                    mine[name] = self._do(name, work)
+                if seen is not None and name in self._done:
+                    seen(place, dict(self._done[name]["result"]))
+        except Exception as error:
+            if self.crew.size == 1:
+                raise
+            failure = error
+        self._merge(mine, failure)
+        for name, _ in pieces:
+            self._costs[name] = Cost(*self._done[name]["cost"])
+        return [dict(self._done[name]["result"]) for name, _ in pieces]
+
+    def _do(self, piece: str, work: Work) -> dict[str, Any]:
         before = self._meter.read()
         result = work()
-        self._costs[piece] = self._meter.read().minus(before)
-        self._write(piece, result, self._costs[piece])
-        return result
+        cost = self._meter.read().minus(before)
+        self._write(piece, result, cost)
+        self._done[piece] = {"piece": piece, "result": result, "cost": list(cost)}
+        return self._done[piece]
+
+    def _merge(self, mine: Mapping[str, Any], failure: Exception | None) -> None:
+        """Every process learns what the others found; a failure of one is raised by all, so that none waits."""
+        if self.crew.size == 1:
+            return
+        found = self.crew.gather({"done": dict(mine), "failure": failure})
+        for other in found:
+            if other["failure"] is not None:
+                raise other["failure"]
+            self._done.update(other["done"])
 
     def cost(self, *starts: str) -> Cost:
         """The cost of all pieces whose names start so."""

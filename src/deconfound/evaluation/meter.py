@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deconfound.core.protocols import Classifier
+from deconfound.core.protocols import Classifier, StochasticClassifier
+from deconfound.core.streams import Streams
 
 
 class Cost(NamedTuple):
@@ -45,6 +46,10 @@ class Meter:
     @contextmanager
     def counting(self, model: Classifier) -> Iterator[Classifier]:
         """The classifier to call inside."""
+        if isinstance(model, StochasticClassifier):
+            with self._counting_draws(model):
+                yield model
+            return
         if not isinstance(model, nn.Module):
 
             def counted(images: Tensor) -> Tensor:
@@ -60,14 +65,34 @@ class Meter:
         finally:
             handle.remove()
 
+    @contextmanager
+    def _counting_draws(self, model: Any) -> Iterator[None]:
+        """Every draw counts; the model stays itself, with a method of its own on top of its class's meanwhile."""
+        original = model.draw
+
+        def draw(images: Tensor, streams: Streams, draws: int) -> Tensor:
+            logits: Tensor = original(images, streams, draws)
+            self._count(logits, draws * len(images))
+            return logits
+
+        had = vars(model).get("draw")
+        vars(model)["draw"] = draw
+        try:
+            yield
+        finally:
+            vars(model).pop("draw")
+            if had is not None:
+                vars(model)["draw"] = had
+
     def read(self) -> Cost:
         """Everything so far, with the clocks; the difference of two readings is the cost of what lay between."""
         return Cost(time.perf_counter(), time.process_time(), self._forwards, self._backwards)
 
     def _hook(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
-        if not isinstance(output, Tensor):
-            return
-        count = output.shape[0]
+        if isinstance(output, Tensor):
+            self._count(output, output.shape[0])
+
+    def _count(self, output: Tensor, count: int) -> None:
         self._forwards += count
         if torch.is_grad_enabled() and output.requires_grad:
             output.register_hook(lambda gradient: self._went_back(count))

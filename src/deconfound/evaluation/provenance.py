@@ -23,6 +23,7 @@ class Provenance:
         machine: where the figures are measured.
         budget: demo, normal or full.
         precision: of the judge.
+        surrogate: what the attacks climbed.
         training: what is to be said about the training, ready for JSON.
         notes: sentences for the reader.
     """
@@ -36,5 +37,6 @@ class Provenance:
     defence: str = ""
     budget: str = "normal"
     precision: str = "32-true"
+    surrogate: str = "the model itself"
     training: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

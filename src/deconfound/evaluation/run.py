@@ -6,6 +6,8 @@ Shapes: N examples, B of a batch, K classes; images (B, C, H, W), places (B,) in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,18 +18,20 @@ from deconfound.core.checks import check_images, check_labels, check_logits
 from deconfound.core.protocols import Attack, Monitor
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
-from deconfound.core.types import Batch
+from deconfound.core.types import Audit, Batch
 from deconfound.errors import InputError
 from deconfound.evaluation.curve import CURVE_EXAMPLES, Curve, accuracy_curve, curve_radii
 from deconfound.evaluation.examples import Examples, spread
 from deconfound.evaluation.findings import Findings
 from deconfound.evaluation.gallery import picture
-from deconfound.evaluation.ledger import Ledger
-from deconfound.evaluation.masking import MASKING_EXAMPLES, Probes, Scene, examine
+from deconfound.evaluation.ledger import Ledger, Seen
+from deconfound.evaluation.masking import examine_within
 from deconfound.evaluation.meter import Cost, Meter
-from deconfound.evaluation.referee import AttackAt, Attacked, Referee, Sample
+from deconfound.evaluation.referee import AttackAt, Attacked, Referee, Sample, majority
+from deconfound.evaluation.scene import MASKING_EXAMPLES, Probes, Scene, passes, rows, scattered
 from deconfound.functional.predictions import predicted
-from deconfound.records import AttackResult, Check, Picture
+from deconfound.functional.statistics import hidden_bound, wilson_interval
+from deconfound.records import AttackResult, AuditResult, Check, ColumnResult, Picture
 
 
 class Run:
@@ -57,40 +61,57 @@ class Run:
     ) -> None:
         self.referee, self.examples, self.threat, self.seed = referee, examples, threat, seed
         self.ledger, self.meter, self.monitor, self.gallery = ledger, meter, monitor, gallery
-        self.findings = Findings(examples.index)
+        self.findings = Findings(examples.index, referee.seeds)
         self.pictures: list[Picture] = []
 
     def judge_clean_images(self) -> None:
         """Predictions and errors on the clean images."""
         self._start("clean images", len(self.findings))
-        for number, places in enumerate(torch.arange(len(self.findings)).split(self.referee.batch_size)):
-            found = self.ledger.once(f"clean/{number}", partial(self._clean_batch, places))
+        parts = torch.arange(len(self.findings)).split(self.referee.batch_size)
+        pieces = [(f"clean/{number}", partial(self._clean_batch, places)) for number, places in enumerate(parts)]
+        for places, found in zip(parts, self.ledger.all(pieces, self._seen(parts)), strict=True):
             self.findings.clean(places.tolist(), found["labels"], found["predictions"], found["wrong"])
-            self._update(int(places[-1]) + 1)
+            self.findings.seed_errors(places.tolist(), found["by_seed"], clean=True)
         self._finish()
 
     def _clean_batch(self, places: Tensor) -> dict[str, Any]:
         batch = self.examples.batch(places)
         check_images(batch.images)
-        logits = (
-            _first_forward(self.referee, batch.images) if int(places[0]) == 0 else self.referee.logits(batch.images)
-        )
-        check_labels(batch.labels, check_logits(logits, len(places)), len(places))
-        predictions = predicted(logits)
-        wrong = self.referee.wrong(batch.images, batch.labels, self._streams(batch), predictions)
-        return {"labels": batch.labels.tolist(), "predictions": predictions.tolist(), "wrong": wrong.tolist()}
+        streams = self._streams(batch).fold("clean")
+        logits = self._checked_logits(batch) if int(places[0]) == 0 else None
+        known = logits is not None and self.referee.judge is None
+        predictions = predicted(logits) if known else self.referee.predictions(batch.images, streams)  # type: ignore[arg-type]
+        by_seed = self.referee.by_seed(batch.images, batch.labels, streams, predictions)
+        return {
+            "labels": batch.labels.tolist(),
+            "predictions": predictions.tolist(),
+            "wrong": majority(by_seed).tolist(),
+            "by_seed": by_seed.tolist(),
+        }
 
-    def attack(self, number: int, attack: Attack) -> AttackResult:
-        """One attack on everything that still stands."""
-        standing, cost, done = self.findings.standing(), Cost(), 0
+    def _checked_logits(self, batch: Batch) -> Tensor:
+        logits = _first_forward(self.referee, batch.images)
+        check_labels(batch.labels, check_logits(logits, len(batch.labels)), len(batch.labels))
+        return logits
+
+    def attack(self, number: int | str, attack: Attack, among: Tensor | None = None) -> AttackResult:
+        """One attack on everything that still stands, or on what stands ``among`` some places."""
+        standing, cost = self.findings.standing(), Cost()
+        if among is not None:
+            standing = standing[torch.isin(standing, among)]
         self._start(attack.name, len(standing))
-        for part, places in enumerate(standing.split(self.referee.batch_size) if len(standing) else ()):
-            found = self.ledger.once(f"attack/{number}/{part}", partial(self._attack_batch, attack, places))
+        parts = standing.split(self.referee.batch_size) if len(standing) else ()
+        pieces = [
+            (f"attack/{number}/{part}", partial(self._attack_batch, attack, places))
+            for part, places in enumerate(parts)
+        ]
+        for places, found in zip(parts, self.ledger.all(pieces, self._seen(parts)), strict=True):
+            self.findings.seed_errors(places.tolist(), found["by_seed"])
             for place, prediction, distance in found["broken"]:
                 self.findings.broke(attack.name, place, prediction, distance)
-            self.pictures += [Picture.model_validate(entry) for entry in found["pictures"]]
-            cost, done = cost.plus(Cost(*found["attack_cost"])), done + len(places)
-            self._update(done)
+            room = max(0, self.gallery - len(self.pictures))
+            self.pictures += [Picture.model_validate(entry) for entry in found["pictures"][:room]]
+            cost = cost.plus(Cost(*found["attack_cost"]))
         self._finish()
         return AttackResult(
             name=attack.name,
@@ -117,7 +138,60 @@ class Run:
             self._picture(attack, batch, found, row, self.findings.prediction(int(places[row])), float(distances[row]))
             for row in shown
         ]
-        return {"broken": broken, "pictures": pictures, "attack_cost": list(cost)}
+        by_seed = found.by_seed.tolist()
+        return {"broken": broken, "by_seed": by_seed, "pictures": pictures, "attack_cost": list(cost)}
+
+    def audit(self, audit: Audit, number: int) -> tuple[list[AttackResult], AuditResult]:
+        """The audit's attacks on a random sample of the survivors, and on the rest if one of the sample falls."""
+        survivors = self.findings.standing()
+        size = audit.sample_size(len(survivors))
+        order = Streams(self.seed, self.examples.index[survivors]).fold("audit").uniform(dtype=torch.float64).argsort()
+        sample = survivors[order[:size]].sort().values
+        results = [self.attack(f"{number + k}/sample", one, sample) for k, one in enumerate(audit.attacks)]
+        fell = len(survivors) - len(self.findings.standing())
+        complete = fell > 0 or size == len(survivors)
+        if fell and size < len(survivors):
+            rest = survivors[order[size:]].sort().values
+            for k, one in enumerate(audit.attacks):
+                results[k] = joined(results[k], self.attack(f"{number + k}/rest", one, rest))
+        missed = 0 if complete else hidden_bound(len(survivors), size)
+        bound = missed / len(self.findings)
+        return results, AuditResult(survivors=len(survivors), sampled=size, fell=fell, complete=complete, bound=bound)
+
+    def columns(self, groups: Sequence[tuple[str, Attack]]) -> tuple[ColumnResult, ...]:
+        """Every attack by itself on everything that is right when clean, and what is left after all of them."""
+        if not groups:
+            return ()
+        everything = torch.arange(len(self.findings))
+        right = self.findings.correct(everything)
+        left, results = right.clone(), []
+        for number, (group, attack) in enumerate(groups):
+            standing = right & ~self._column(number, attack, everything[right])
+            left &= standing
+            results.append(column(attack.name, group, attack, standing))
+        return (*results, column("all of them", "union", None, left))
+
+    def _column(self, number: int, attack: Attack, places: Tensor) -> Tensor:
+        """Which of all examples one attack breaks, (N,) bool; inside the threat model that is a finding."""
+        self._start(attack.name, len(places))
+        broken = torch.zeros(len(self.findings), dtype=torch.bool)
+        parts = places.split(self.referee.batch_size) if len(places) else ()
+        pieces = [(f"attack/column/{number}/{k}", partial(self._attack_batch, attack, p)) for k, p in enumerate(parts)]
+        counts = attack.threat == self.threat
+        for part, found in zip(parts, self.ledger.all(pieces, self._seen(parts)), strict=True):
+            broken[[row[0] for row in found["broken"]]] = True
+            if counts:
+                self.findings.seed_errors(part.tolist(), found["by_seed"])
+                self._note(attack, found["broken"])
+        self._finish()
+        return broken
+
+    def _note(self, attack: Attack, broken: Sequence[Sequence[Any]]) -> None:
+        """What an attack broke, unless an earlier one did."""
+        standing = set(self.findings.standing().tolist())
+        for place, prediction, distance in broken:
+            if place in standing:
+                self.findings.broke(attack.name, place, prediction, distance)
 
     def _picture(
         self, attack: Attack, batch: Batch, found: Attacked, row: int, prediction: int, distance: float
@@ -140,12 +214,23 @@ class Run:
         radii = curve_radii(self.threat, sample.batch.images[0].numel(), given)
         return accuracy_curve(self.referee, sample, self.threat, attack_at, radii, self.ledger)
 
-    def checks(self, probes: Probes, curve: Curve | None) -> tuple[Check, ...]:
-        """The masking checks."""
+    def checks(self, probes: Probes, curve: Curve | None, passes_allowed: int | None = None) -> tuple[Check, ...]:
+        """The masking checks, on as many examples as the allowance pays for, from 25 to 100.
+
+        Image passes are counted, not seconds, so that the choice is the same on every machine. By default a tenth of
+        what the clean images and the attacks took is allowed.
+        """
+        if passes_allowed is None:
+            passes_allowed = passes(self.ledger.cost("clean/", "attack/")) // 10
 
         def work() -> dict[str, Any]:
-            scene = Scene(self.referee, self.threat, self._sample(MASKING_EXAMPLES, "masking"), probes, curve)
-            return {"checks": [check.model_dump() for check in examine(scene)]}
+            with ExitStack() as stack:
+                sources = tuple(stack.enter_context(self.meter.counting(source)) for source in probes.transfer)
+                sample = self._sample(MASKING_EXAMPLES, "masking")
+                ordered = rows(sample, scattered(len(sample.correct)))
+                scene = Scene(self.referee, self.threat, ordered, replace(probes, transfer=sources), curve)
+                found = examine_within(scene, passes_allowed, self.meter.read)
+            return {"checks": [check.model_dump() for check in found]}
 
         return tuple(Check.model_validate(check) for check in self.ledger.once("masking", work)["checks"])
 
@@ -162,13 +247,48 @@ class Run:
         if self.monitor is not None:
             self.monitor.start(task, total)
 
-    def _update(self, done: int) -> None:
-        if self.monitor is not None:
-            self.monitor.update(done, {"standing": float(len(self.findings.standing()))})
+    def _seen(self, parts: Sequence[Tensor]) -> Seen:
+        """Tells the monitor of every piece that is done, by this process."""
+        done = 0
+
+        def seen(place: int, result: dict[str, Any]) -> None:
+            nonlocal done
+            done += len(parts[place])
+            if self.monitor is not None:
+                self.monitor.update(done, {})
+
+        return seen
 
     def _finish(self) -> None:
         if self.monitor is not None:
             self.monitor.finish()
+
+
+def joined(first: AttackResult, second: AttackResult) -> AttackResult:
+    """One attack in two rounds as one result."""
+    return first.model_copy(
+        update={
+            "attacked": first.attacked + second.attacked,
+            "survivors": second.survivors,
+            "seconds": first.seconds + second.seconds,
+            "forwards": first.forwards + second.forwards,
+            "backwards": first.backwards + second.backwards,
+        }
+    )
+
+
+def column(name: str, group: str, attack: Attack | None, standing: Tensor) -> ColumnResult:
+    """What one attack (or all of them, for None) left standing of all examples, (N,) bool."""
+    left, n = int(standing.sum()), len(standing)
+    return ColumnResult(
+        name=name,
+        group=group,
+        threat="" if attack is None else str(attack.threat),
+        settings={} if attack is None else attack.settings(),
+        n=n,
+        accuracy=left / n,
+        interval=wilson_interval(left, n),
+    )
 
 
 def _first_forward(referee: Referee, images: Tensor) -> Tensor:

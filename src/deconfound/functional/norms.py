@@ -24,7 +24,7 @@ def distance(difference: Tensor, norm: str) -> Tensor:
     return _length(difference, 2 if norm == "l2" else 1).squeeze(1)
 
 
-def project_linf(candidates: Tensor, images: Tensor, eps: float, box: Box) -> Tensor:
+def project_linf(candidates: Tensor, images: Tensor, eps: float | Tensor, box: Box) -> Tensor:
     """Exact projection onto {z : |z - x|_inf <= eps} and the box: two clips, which commute because x is in the box."""
     return torch.clamp(torch.minimum(torch.maximum(candidates, images - eps), images + eps), *box)
 
@@ -41,7 +41,7 @@ def _placed(candidates: Tensor, images: Tensor, difference: Tensor, kept: Tensor
     return torch.clamp(torch.where(kept == difference.abs(), candidates, moved), *box)
 
 
-def project_l2(candidates: Tensor, images: Tensor, eps: float, box: Box) -> Tensor:
+def project_l2(candidates: Tensor, images: Tensor, eps: float | Tensor, box: Box) -> Tensor:
     """Exact projection onto {z : |z - x|_2 <= eps} and the box.
 
     The minimiser is x + sign(w) min(t a, c) with the largest t <= 1 whose norm is at most eps. Starting from no
@@ -65,7 +65,7 @@ def project_l2(candidates: Tensor, images: Tensor, eps: float, box: Box) -> Tens
     return _placed(candidates, images, difference, torch.minimum(scale * size, room), box)
 
 
-def project_l1(candidates: Tensor, images: Tensor, eps: float, box: Box) -> Tensor:
+def project_l1(candidates: Tensor, images: Tensor, eps: float | Tensor, box: Box) -> Tensor:
     """Exact projection onto {z : |z - x|_1 <= eps} and the box.
 
     The minimiser is x + sign(w) min((a - v)+, c) with the smallest v >= 0 whose norm is at most eps. The norm is
@@ -91,14 +91,14 @@ def project_l1(candidates: Tensor, images: Tensor, eps: float, box: Box) -> Tens
 _PROJECTIONS = {"linf": project_linf, "l2": project_l2, "l1": project_l1}
 
 
-def project(candidates: Tensor, images: Tensor, eps: float, norm: str, box: Box) -> Tensor:
-    """Exact projection onto the ball and the box.
+def project(candidates: Tensor, images: Tensor, eps: float | Tensor, norm: str, box: Box) -> Tensor:
+    """Exact projection onto the ball and the box; ``eps`` is one radius, or one for each row, (B, 1).
 
     L2 and L1 radii are shortened by 16 units of rounding (2e-6 of eps in float32), so that the norm of the result,
     summed again over many pixels, does not come out above eps.
     """
     if norm != "linf":
-        eps *= 1 - 16 * torch.finfo(candidates.dtype).eps
+        eps = eps * (1 - 16 * torch.finfo(candidates.dtype).eps)
     return _PROJECTIONS[norm](candidates, images, eps, box)
 
 

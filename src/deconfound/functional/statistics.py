@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from scipy import stats
+from scipy import optimize, stats
 
 from deconfound.errors import require
 
@@ -38,3 +39,89 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     if only_first + only_second == 0:
         return 1.0
     return float(stats.binomtest(only_first, only_first + only_second, 0.5).pvalue)
+
+
+def paired_interval(only_first: int, only_second: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Tango's score interval for the difference of two shares of right answers to the same questions.
+
+    The ends solve (b - c - n d)^2 = z^2 n (2 q(d) + d (1 - d)), where q(d) = (sqrt(B^2 - 4 A C) - B) / (2 A), with
+    A = 2 n, B = (2 n - b + c) d - b - c, C = -c d (1 - d), is the most likely share of c under the difference d.
+    It leaves 0 out exactly where McNemar's statistic (b - c)^2 / (b + c) is above z^2.
+
+    Args:
+        only_first: b, how many only the first answered right.
+        only_second: c, how many only the second answered right.
+        trials: n, all questions.
+        confidence: of the interval.
+
+    Returns:
+        Lower and upper end of first minus second, within [-1, 1].
+
+    Raises:
+        InputError: counts that do not fit together.
+
+    Source: Tango 1998, Statistics in Medicine 17, equations 24 to 26.
+
+    >>> low, high = paired_interval(60, 20, 1000)
+    >>> round(low, 4), round(high, 4)
+    (0.0231, 0.0584)
+    """
+    require(trials > 0, "trials", trials, "at least one trial")
+    require(0 <= only_first <= trials, "only_first", only_first, f"between 0 and {trials}")
+    require(0 <= only_second <= trials - only_first, "only_second", only_second, f"between 0 and {trials - only_first}")
+    z = float(stats.norm.isf((1 - confidence) / 2))
+    estimate = (only_first - only_second) / trials
+
+    def excess(d: float) -> float:
+        variance = 2 * _likely_share(only_first, only_second, trials, d) + d * (1 - d)
+        return (only_first - only_second - trials * d) ** 2 - z**2 * trials * variance
+
+    # Beside the estimate: without discordant pairs the equation has a second root there, which is not an end.
+    low = -1.0 if estimate == -1 else optimize.brentq(excess, -1.0, estimate - 1e-9, xtol=1e-14)
+    high = 1.0 if estimate == 1 else optimize.brentq(excess, estimate + 1e-9, 1.0, xtol=1e-14)
+    return float(low), float(high)
+
+
+def _likely_share(only_first: int, only_second: int, trials: int, d: float) -> float:
+    """q(d) of ``paired_interval``; the root is written so that nothing cancels."""
+    linear = (2 * trials - only_first + only_second) * d - only_first - only_second
+    constant = -only_second * d * (1 - d)
+    root = math.sqrt(max(0.0, linear**2 - 8 * trials * constant))
+    if linear > 0:
+        return -2 * constant / (root + linear)
+    return (root - linear) / (4 * trials)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values: those at most alpha are rejected with a family-wise error of at most alpha.
+
+    The k-th smallest of m becomes max over j <= k of min(1, (m - j + 1) p_(j)) (Holm 1979).
+
+    >>> [round(p, 3) for p in holm([0.04, 0.01, 0.03])]
+    [0.06, 0.03, 0.06]
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def hidden_bound(population: int, sample: int, confidence: float = 0.95) -> int:
+    """The most members with a property that a sample without any of them leaves possible.
+
+    The largest F with C(N - F, m) / C(N, m) >= 1 - confidence: the exact (hypergeometric) upper bound for drawing m of
+    N without replacement and finding none.
+
+    >>> hidden_bound(1000, 100), hidden_bound(50, 50)
+    (28, 0)
+    """
+    require(0 <= sample <= population, "sample", sample, f"between 0 and {population}")
+    low, high = 0, population - sample  # the chance of finding none falls as F grows
+    while low < high:
+        middle = (low + high + 1) // 2
+        if stats.hypergeom.pmf(0, population, middle, sample) >= 1 - confidence:
+            low = middle
+        else:
+            high = middle - 1
+    return low

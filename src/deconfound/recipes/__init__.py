@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
+    from deconfound.recipes.comparing import compare
     from deconfound.recipes.evaluating import evaluate
     from deconfound.recipes.loading import load
     from deconfound.recipes.schema import Recipe
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
 _HOME = {
     "Recipe": "schema",
     "Trained": "training",
+    "compare": "comparing",
     "evaluate": "evaluating",
     "evaluate_target": "targets",
     "load": "loading",
     "train": "training",
 }
-__all__ = ["Recipe", "Trained", "evaluate", "evaluate_target", "load", "train"]
+__all__ = ["Recipe", "Trained", "compare", "evaluate", "evaluate_target", "load", "train"]
 
 
 __getattr__ = exporter(__name__, _HOME)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lightning_fabric import Fabric
 
 from deconfound.errors import InputError
+from deconfound.recipes.processes import process_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,11 @@ class Compute:
     strategy: str = "auto"
     accelerator: str = "auto"
     workers: int = 2
+
+    @property
+    def alone(self) -> bool:
+        """Whether one process does it all: one device, and no launcher around this process."""
+        return self.devices in (1, "1") and self.num_nodes == 1 and process_count() == 1
 
     def fabric(self, precision: str) -> Fabric:
         """The engine.

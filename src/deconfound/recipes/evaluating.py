@@ -3,76 +3,205 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from deconfound.attacks import FGSM, PGD, suite
-from deconfound.core.guards import evaluating
-from deconfound.core.protocols import Attack, ImageSource, Journal, Monitor
+from deconfound.attacks import PGD, Square
+from deconfound.attacks.budgets import Budget, budget
+from deconfound.attacks.suites import Setting, Suite, suite
+from deconfound.core.protocols import Classifier, Crew, ImageSource, Journal, Judge, Monitor, StochasticClassifier
 from deconfound.core.threat import ThreatModel
-from deconfound.errors import require
-from deconfound.evaluation import Probes, Provenance
+from deconfound.core.types import DeclaredAttack
+from deconfound.data.families import family_of
+from deconfound.errors import require, unknown_name
+from deconfound.evaluation import Majority, Probes, Provenance
 from deconfound.evaluation import evaluate as judge_model
-from deconfound.recipes import machine
+from deconfound.models.fast import Precision
+from deconfound.recipes import declaring, machine
+from deconfound.recipes.preparing import Prepared, classes_of, prepare
+from deconfound.recipes.resolve import family_radii
 from deconfound.records import EvaluationRecord
 from deconfound.store.weights import digest_tensors
 
-BUDGETS = ("demo", "normal", "full")
-PROBE_STEPS = 20
-
-
-def _probe(threat: ThreatModel) -> Attack:
-    return PGD(threat, steps=PROBE_STEPS)
+PROBE_STEPS, PROBE_QUERIES, PROBE_DRAWS = 20, 200, 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judging:
-    """How to judge: suite, budget of stochastic judges, seed, images at once, and what else to measure."""
+    """How to judge.
 
-    suite: str = "quick"
+    Attributes:
+        suite: of attacks.
+        budget: what is spent on stochastic judges and declared attacks: demo, normal or full.
+        seed: of all random numbers.
+        batch_size: images attacked together; None for what fits into memory.
+        precision: of the surrogate that attacks climb, auto, 32 or bf16; the judge is always the model as it is.
+        checks, curve: whether to check for gradient masking and to measure accuracy against the radius.
+        gallery: broken examples kept as pictures.
+        audit_min, audit_share: how many survivors the suite ``fast`` audits at least, and which share of them.
+    """
+
+    suite: str = "fast"
     budget: str = "normal"
     seed: int = 0
-    batch_size: int = 256
+    batch_size: int | None = None
+    precision: Precision = "auto"
     checks: bool = True
     curve: bool = True
     gallery: int = 8
+    audit_min: int = 100
+    audit_share: float = 0.1
 
     def __post_init__(self) -> None:
-        require(self.budget in BUDGETS, "budget", self.budget, f"one of {', '.join(BUDGETS)}")
+        budget(self.budget)
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0, below 2^63")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number of at least 1")
+        size = self.batch_size
+        require(size is None or size >= 1, "batch_size", size, "a whole number of at least 1, or None")
+        if self.precision not in get_args(Precision):
+            raise unknown_name("precision", str(self.precision), get_args(Precision))
+        require(self.audit_min >= 1, "audit_min", self.audit_min, "a whole number of at least 1")
+        require(0 < self.audit_share <= 1, "audit_share", self.audit_share, "a share above 0 and at most 1")
 
-    def run(
-        self,
-        model: nn.Module,
-        images: Tensor | ImageSource,
-        labels: Tensor | None,
-        index: Tensor | None,
-        threat: ThreatModel,
-        provenance: Provenance,
-        journal: Journal | None = None,
-        monitor: Monitor | None = None,
-    ) -> EvaluationRecord:
-        """Judge a model."""
-        return judge_model(
-            model,
-            images,
-            labels,
-            index=index,
-            threat=threat,
-            attacks=suite(self.suite, threat),
-            suite=self.suite,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            probes=Probes(single_step=FGSM, iterative=_probe) if self.checks else None,
-            curve_attack=_probe if self.curve else None,
-            gallery=self.gallery,
-            provenance=provenance,
-            journal=journal,
-            monitor=monitor,
-        )
+    @property
+    def spent(self) -> Budget:
+        """The budget."""
+        return budget(self.budget)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is judged on what.
+
+    Attributes:
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K), or a ``StochasticClassifier``.
+        images, labels, index: as for ``evaluation.evaluate``.
+        threat: the threat model.
+        provenance: what the record says about model and data.
+        judge: None for the largest logit, and for the majority of nine draws where the model is stochastic.
+        declared: attacks that the training objective declares; the model's own are found by themselves.
+        sources: other classifiers, for the transfer check.
+        radii: of the norms, for the suite ``unseen``.
+    """
+
+    model: nn.Module
+    images: Tensor | ImageSource
+    labels: Tensor | None
+    index: Tensor | None
+    threat: ThreatModel
+    provenance: Provenance
+    judge: Judge | None = None
+    declared: Sequence[DeclaredAttack] = ()
+    sources: Sequence[Classifier] = ()
+    radii: dict[str, float] | None = None
+
+
+def run(
+    judging: Judging,
+    subject: Subject,
+    *,
+    journal: Journal | None = None,
+    crew: Crew | None = None,
+    monitor: Monitor | None = None,
+) -> EvaluationRecord:
+    """Judge a model.
+
+    Raises:
+        InputError: bad input, such as a suite that a stochastic model would fool.
+    """
+    model, images = subject.model, subject.images
+    ready = prepare(model, images, subject.labels, subject.index, judging.precision, judging.batch_size)
+    plan = planned(judging, subject, ready)
+    return judge_model(
+        model,
+        images,
+        subject.labels,
+        index=_index(subject, judging, ready),
+        threat=subject.threat,
+        attacks=plan.attacks,
+        audit=plan.audit,
+        columns=plan.columns,
+        suite=judging.suite,
+        seed=judging.seed,
+        batch_size=ready.batch_size,
+        surrogate=ready.surrogate,
+        judge=_judge(subject, ready),
+        probes=_probes(judging, subject, ready) if judging.checks else None,
+        curve_attack=partial(_probe, draws=_draws(judging, ready)) if judging.curve else None,
+        gallery=judging.gallery,
+        provenance=replace(
+            subject.provenance,
+            surrogate=ready.rung,
+            notes=(*subject.provenance.notes, *ready.notes, *plan.notes),
+        ),
+        journal=journal,
+        crew=crew,
+        monitor=monitor,
+    )
+
+
+def planned(judging: Judging, subject: Subject, ready: Prepared) -> Suite:
+    """The suite for this model.
+
+    Raises:
+        InputError: no such suite, or one that does not fit the model.
+    """
+    declared = (*declaring.of_model(subject.model), *subject.declared) if judging.suite == "adaptive" else ()
+    setting = Setting(
+        threat=subject.threat,
+        classes=ready.classes or 10,
+        stochastic=ready.stochastic,
+        budget=judging.spent,
+        rows=ready.batch_size,
+        radii=_radii(subject) if judging.suite == "unseen" else {},
+        declared=declaring.built(declared, subject.model, subject.threat, judging.spent),
+        least=judging.audit_min,
+        share=judging.audit_share,
+    )
+    return suite(judging.suite, setting)
+
+
+def _radii(subject: Subject) -> dict[str, float]:
+    if subject.radii is not None:
+        return subject.radii
+    images, names = subject.images, subject.provenance.class_names
+    channels, height, width = images.shape[-3:]
+    name = subject.provenance.data.partition("[")[0]
+    return family_radii(family_of(name, (channels, height, width), len(names)))
+
+
+def _judge(subject: Subject, ready: Prepared) -> Judge | None:
+    if subject.judge is None and isinstance(subject.model, StochasticClassifier):
+        return Majority(subject.model)
+    return subject.judge
+
+
+def _index(subject: Subject, judging: Judging, ready: Prepared) -> Tensor | None:
+    """The examples asked for; on a stochastic model the budget's number of them where none were."""
+    if subject.index is not None or not ready.stochastic or judging.spent.points is None:
+        return subject.index
+    return torch.arange(min(len(subject.images), judging.spent.points))
+
+
+def _draws(judging: Judging, ready: Prepared) -> int:
+    return min(PROBE_DRAWS, judging.spent.draws) if ready.stochastic else 1
+
+
+def _probe(threat: ThreatModel, draws: int) -> PGD:
+    return PGD(threat, steps=PROBE_STEPS, draws=draws)
+
+
+def _probes(judging: Judging, subject: Subject, ready: Prepared) -> Probes:
+    draws = _draws(judging, ready)
+    return Probes(
+        single_step=partial(PGD, steps=1, relative_step=1.0, start="none", draws=draws, name="fgsm"),
+        iterative=partial(_probe, draws=draws),
+        black_box=partial(Square, queries=PROBE_QUERIES, draws=draws),
+        transfer=tuple(subject.sources),
+    )
 
 
 def evaluate(
@@ -86,20 +215,29 @@ def evaluate(
     data: str = "",
     class_names: Sequence[str] | None = None,
     index: Tensor | None = None,
+    judge: Judge | None = None,
+    declared: Sequence[DeclaredAttack] = (),
+    transfer_from: Sequence[Classifier] = (),
     monitor: Monitor | None = None,
     **judging: object,
 ) -> EvaluationRecord:
     """Judge any classifier on any images.
 
     Args:
-        model: images (B, C, H, W) in [0, 1] -> logits (B, K), normalisation inside; its mode is put back.
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K), normalisation inside; its mode is put back. One with
+            ``draw(images, streams, draws) -> (R, B, K)`` is random: the majority of nine draws decides, asked with five
+            seeds, on the budget's number of examples unless ``index`` says which.
         images: (N, C, H, W) float in [0, 1], or an image source.
         labels: (N,) int64; None with a source.
         threat: what the attacks may do.
         name, defence, data, class_names: for the record.
         index: the examples' places in their data set, which key the random numbers; 0..N-1 by default.
+        judge: decides what is wrong in place of the model's largest logit.
+        declared: further attacks for the suite ``adaptive``.
+        transfer_from: classifiers whose adversarial images are tried on this one, as a check for gradient masking.
         monitor: shows progress.
-        judging: fields of ``Judging``: suite, budget, seed, batch_size, checks, curve, gallery.
+        judging: fields of ``Judging``: suite, budget, seed, batch_size, precision, checks, curve, gallery, audit_min,
+            audit_share.
 
     Returns:
         A record with ``robust_accuracy``, ``clean_accuracy``, intervals, ``verdict`` and ``outcomes``.
@@ -109,25 +247,32 @@ def evaluate(
     """
     settings = Judging(**judging)  # type: ignore[arg-type]
     require(isinstance(threat, ThreatModel), "threat", threat, 'a ThreatModel, such as ThreatModel("linf", "8/255")')
-    state = dict(model.state_dict()) if isinstance(model, nn.Module) else {}
+    require(isinstance(model, nn.Module), "model", type(model).__name__, "a torch.nn.Module")
+    state = dict(model.state_dict())
     device = next((tensor.device for tensor in state.values()), torch.device("cpu"))
-    names = _class_names(model, images, device)
-    if class_names is not None:
-        rule = f"a name for each of the {len(names)} classes"
-        require(not names or len(class_names) == len(names), "class_names", list(class_names), rule)
-        names = tuple(class_names)
     provenance = Provenance(
         model=name or type(model).__name__,
         model_digest=digest_tensors(state),
         defence=defence,
         data=data or (images.name if not isinstance(images, Tensor) else "tensors"),
         data_digest=_digest(images, labels),
-        class_names=names,
+        class_names=_class_names(model, images, class_names),
         machine=machine.describe(device),
         budget=settings.budget,
         precision="64-true" if any(t.dtype == torch.float64 for t in state.values()) else "32-true",
     )
-    return settings.run(model, images, labels, index, threat, provenance, monitor=monitor)
+    subject = Subject(
+        model=model,
+        images=images,
+        labels=labels,
+        index=index,
+        threat=threat,
+        provenance=provenance,
+        judge=judge,
+        declared=declared,
+        sources=transfer_from,
+    )
+    return run(settings, subject, monitor=monitor)
 
 
 def _digest(images: Tensor | ImageSource, labels: Tensor | None) -> str:
@@ -137,13 +282,15 @@ def _digest(images: Tensor | ImageSource, labels: Tensor | None) -> str:
     return digest_tensors(named)
 
 
-def _class_names(model: nn.Module, images: Tensor | ImageSource, device: torch.device) -> tuple[str, ...]:
-    """The source's, or 0..K-1; none where the model does not take the images, which judging refuses with a reason."""
-    if not isinstance(images, Tensor):
-        return images.class_names
-    try:
-        with evaluating(model), torch.no_grad():
-            logits = model(images[:1].to(device))
-    except (RuntimeError, ValueError):
-        return ()
-    return tuple(str(k) for k in range(logits.shape[-1]))
+def _class_names(model: nn.Module, images: Tensor | ImageSource, given: Sequence[str] | None) -> tuple[str, ...]:
+    """The names given, the source's, or 0..K-1; none where the model does not take the images."""
+    if isinstance(images, Tensor):
+        count = classes_of(model, images) if images.ndim == 4 and len(images) else 0
+        names = tuple(str(k) for k in range(count))
+    else:
+        names = tuple(images.class_names)
+    if given is None:
+        return names
+    rule = f"a name for each of the {len(names)} classes"
+    require(not names or len(given) == len(names), "class_names", list(given), rule)
+    return tuple(given)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from deconfound.errors import InputError, require
+from deconfound.recipes.reading import RESULTS, files_in, records_in
 from deconfound.records import SCHEMA_VERSION, EvaluationRecord, TrainingRecord
 from deconfound.reporting import render
 from deconfound.store import write_text
 
-RESULTS = "results"
+FIELD = "report"
 
 
 def results_json(evaluations: Iterable[EvaluationRecord]) -> str:
@@ -30,8 +30,10 @@ def collect(places: Iterable[str | Path]) -> tuple[list[EvaluationRecord], list[
     folders = [Path(place) for place in places]
     evaluations: dict[str, EvaluationRecord] = {}
     trainings: dict[str, TrainingRecord] = {}
-    for file in (file for place in folders for file in _files(place)):
-        for data in _records(file, named=file in folders):
+    for file in (file for place in folders for file in files_in(place, FIELD)):
+        found = records_in(file, FIELD)
+        require(found is not None or file not in folders, FIELD, str(file), "a record that deconfound wrote")
+        for data in found or ():
             text = json.dumps(data)
             if data["kind"] == EvaluationRecord.expected_kind:
                 evaluations.setdefault(text, EvaluationRecord.from_json(text, str(file)))
@@ -39,34 +41,8 @@ def collect(places: Iterable[str | Path]) -> tuple[list[EvaluationRecord], list[
                 trainings.setdefault(text, TrainingRecord.from_json(text, str(file)))
     if not evaluations:
         shown = ", ".join(str(place) for place in folders)
-        raise InputError("report", shown, "folders or files with at least one evaluation record (deconfound evaluate)")
+        raise InputError(FIELD, shown, "folders or files with at least one evaluation record (deconfound evaluate)")
     return list(evaluations.values()), list(trainings.values())
-
-
-def _files(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place]
-    if not place.is_dir():
-        raise InputError("report", str(place), "a folder or file that exists")
-    return sorted(place.rglob("*.json"))
-
-
-def _records(file: Path, *, named: bool) -> list[Mapping[str, Any]]:
-    known = (EvaluationRecord.expected_kind, TrainingRecord.expected_kind)
-    try:
-        data = json.loads(file.read_bytes())
-    except (ValueError, OSError):
-        data = None
-    kind = data.get("kind") if isinstance(data, dict) else None
-    if kind == RESULTS:
-        found = data.get("evaluations")
-        if isinstance(found, list) and all(isinstance(part, dict) and part.get("kind") in known for part in found):
-            return found
-    elif kind in known:
-        return [data]
-    if named or kind == RESULTS:
-        raise InputError("report", str(file), "a record that deconfound wrote")
-    return []
 
 
 def write_report(places: Iterable[str | Path], out: str | Path, *, overwrite: bool = False) -> Path:

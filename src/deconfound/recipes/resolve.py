@@ -41,6 +41,11 @@ def family_radius(family: str, norm: str) -> float:
     return parse_radius(_book("families")[family]["radii"][parse_norm(norm)])
 
 
+def family_radii(family: str) -> dict[str, float]:
+    """The family's usual radius of every norm."""
+    return {norm: family_radius(family, norm) for norm in _book("families")[family]["radii"]}
+
+
 def read_spec(spec: str | Path | Mapping[str, Any]) -> Plain:
     """A recipe by name, YAML file or mapping, as plain data with at least the key ``recipe``.
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
-from deconfound.attacks import suite
-from deconfound.core.protocols import ImageSource, Monitor
+from deconfound.attacks import suites
+from deconfound.core.protocols import ImageSource, Monitor, StochasticClassifier
 from deconfound.core.threat import ThreatModel, parse_norm, parse_radius, show_radius
 from deconfound.data import load as load_data
 from deconfound.data.families import family_of
-from deconfound.errors import InputError, require
+from deconfound.errors import InputError, require, unknown_name
 from deconfound.evaluation import Provenance
 from deconfound.recipes import machine
-from deconfound.recipes.evaluating import Judging
-from deconfound.recipes.loading import Loaded, check_foreign, is_network, load_foreign, load_run
-from deconfound.recipes.resolve import family_radius, read_spec
+from deconfound.recipes.compute import Compute
+from deconfound.recipes.crew import FabricCrew, launched
+from deconfound.recipes.declaring import of_run
+from deconfound.recipes.evaluating import Judging, Subject, run
+from deconfound.recipes.loading import Loaded, check_foreign, is_network, load, load_foreign, load_run
+from deconfound.recipes.resolve import family_radii, family_radius, read_spec
 from deconfound.recipes.schema import sensible
-from deconfound.recipes.unfinished import journal_beside
+from deconfound.recipes.unfinished import shared_journal
 from deconfound.records import EvaluationRecord
 from deconfound.store import RunFolder, write_text
 
@@ -38,6 +41,7 @@ class Target:
         n: the first n test images; all by default. With ``sample``, n drawn with that seed.
         mean, std: normalisation inside a model given by name.
         device: ``auto``, ``cpu`` or ``cuda``.
+        transfer_from: run folders whose adversarial images are tried on this model, as a check for gradient masking.
     """
 
     target: str
@@ -50,6 +54,7 @@ class Target:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     device: str = "auto"
+    transfer_from: tuple[str, ...] = ()
 
 
 def evaluate_target(
@@ -58,18 +63,22 @@ def evaluate_target(
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
+    compute: Compute | None = None,
     monitor: Monitor | None = None,
 ) -> tuple[EvaluationRecord, Path | None]:
     """Judge a run or a model by name; the record goes to ``out`` (for a run, into its folder by default).
 
-    Progress goes to ``OUT.journal``; the same call resumes from it.
+    Progress goes to ``OUT.journal``; the same call resumes from it. With ``compute`` of several processes each does
+    its share and all return the same record, with the verdicts of one process.
 
     Raises:
         InputError: bad input, before anything is written.
     """
     judging = judging or Judging()
-    suite(judging.suite, ThreatModel())  # an unknown suite is refused before anything is loaded
-    device = _device(target.device)
+    if judging.suite not in suites.names():  # refused before anything is loaded
+        raise unknown_name("suite", judging.suite, suites.names())
+    fabric = None if compute is None else launched(compute)
+    device = _device(target.device) if fabric is None else fabric.device
     loaded = _run_of(target)
     name = target.data or (_data_of_run(Path(target.target)) if loaded else None)
     require(name is not None, "data", None, "a data set (--data): only runs know theirs")
@@ -84,29 +93,44 @@ def evaluate_target(
     _check_fit(loaded, test, name)
     family = family_of(name, test.shape, len(test.class_names))
     threat = threat or _family_threat(target, family)
-    index = chosen(len(test), target.n, target.sample)
+    index = _index(target, judging, len(test), loaded)
     path = Path(out) if out is not None else _default_path(target, judging, threat)
-    record = _judge(loaded, test, index, threat, judging, path, overwrite, monitor, device)
-    return record, path
+    subject = Subject(
+        model=loaded.model.to(device),
+        images=test,
+        labels=None,
+        index=index,
+        threat=threat,
+        provenance=_provenance(loaded, test, judging, device),
+        declared=of_run(target.target, loaded) if judging.suite == "adaptive" else (),
+        sources=tuple(load(source).to(device) for source in target.transfer_from),
+        radii=family_radii(family),
+    )
+    return _judge(subject, judging, path, overwrite, monitor, fabric), path
 
 
 def _judge(
-    loaded: Loaded,
-    test: ImageSource,
-    index: Tensor,
-    threat: ThreatModel,
+    subject: Subject,
     judging: Judging,
     path: Path | None,
     overwrite: bool,
     monitor: Monitor | None,
-    device: torch.device,
+    fabric: Fabric | None,
 ) -> EvaluationRecord:
-    provenance = _provenance(loaded, test, judging, device)
-    with journal_beside(path, overwrite=overwrite) if path else nullcontext() as journal:
-        record = judging.run(loaded.model.to(device), test, None, index, threat, provenance, journal, monitor)
-        if path is not None:
+    crew = None if fabric is None else FabricCrew(fabric)
+    with shared_journal(path, overwrite=overwrite, crew=crew) as journal:
+        record = run(judging, subject, journal=journal, crew=crew, monitor=monitor)
+        if path is not None and (crew is None or crew.rank == 0):
             write_text(path, record.to_json())
     return record
+
+
+def _index(target: Target, judging: Judging, count: int, loaded: Loaded) -> Tensor:
+    """The examples asked for; on a stochastic model the budget's number of them where none were."""
+    n, points = target.n, judging.spent.points
+    if n is None and points is not None and isinstance(loaded.model, StochasticClassifier):
+        n = min(points, count)
+    return chosen(count, n, target.sample)
 
 
 def chosen(count: int, n: int | None, sample: int | None) -> Tensor:

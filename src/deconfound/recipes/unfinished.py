@@ -1,44 +1,93 @@
-"""The journal of an evaluation that may be interrupted: ``OUT.journal`` beside the record."""
+"""The journals of an evaluation that may be interrupted: ``OUT.journal`` beside the record, one more per process."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deconfound.core.protocols import Journal
+from deconfound.core.protocols import Crew, Journal
 from deconfound.errors import InputError, require
 from deconfound.store import JsonLines
+from deconfound.store.journal import SharedLines
 
 
 @contextmanager
-def journal_beside(record: Path, *, overwrite: bool = False) -> Iterator[Journal]:
+def shared_journal(
+    record: Path | None, *, overwrite: bool = False, crew: Crew | None = None
+) -> Iterator[Journal | None]:
     """A journal that the same call finds again after an interruption; it disappears when the work is done.
 
-    Bad input leaves no journal behind, unless finished pieces are in it.
+    Every process writes a file of its own and starts from what all of them wrote, however many they were. Bad input
+    leaves no journal behind, unless finished pieces are in it.
 
     Args:
-        record: the file that the result will be written to, inside.
+        record: the file that the result will be written to, inside; None for no journal.
         overwrite: replace a finished record and forget an unfinished one.
+        crew: the processes that share the evaluation.
 
     Raises:
         InputError: something lies at ``record``, or an unfinished evaluation with other settings beside it.
     """
-    require(not record.is_dir(), "out", str(record), "a file; a folder lies here")
-    rule = "a new file; a finished record lies here (--overwrite replaces it)"
-    require(overwrite or not record.exists(), "out", str(record), rule)
-    path = record.with_name(record.name + ".journal")
-    if overwrite and path.exists():
-        path.unlink()
+    if record is None:
+        yield None
+        return
+    rank = 0 if crew is None else crew.rank
+    _first(crew, lambda: _make_room(record, overwrite))
+    path = _own(record, rank)
     is_new = not path.exists()
-    journal = JsonLines(path)
+    own = JsonLines(path)
+    journal = SharedLines(own, [other for other in _all(record) if other != path])
+    _wait(crew)  # nobody writes while another still reads
     try:
         yield journal
     except InputError as error:
-        if is_new and path.exists() and len(journal.entries()) <= 1:  # it says what was asked, and nothing else yet
+        if is_new and path.exists() and len(own.entries()) <= 1:  # it says what was asked, and nothing else yet
             path.unlink()
         if error.field.startswith("journal"):
             rule = f"{error.rule}; {path} holds an unfinished evaluation with other settings (--overwrite forgets it)"
             raise InputError(error.field, error.value, rule) from None
         raise
-    path.unlink(missing_ok=True)
+    _wait(crew)
+    if rank == 0:
+        for other in _all(record):
+            other.unlink(missing_ok=True)
+
+
+def _own(record: Path, rank: int) -> Path:
+    return record.with_name(record.name + (f".journal.{rank}" if rank else ".journal"))
+
+
+def _all(record: Path) -> list[Path]:
+    """The journals of all processes of earlier calls, in the order of their names."""
+    first = _own(record, 0)
+    numbered = [path for path in first.parent.glob(f"{first.name}.*") if path.suffix[1:].isdigit()]
+    return [path for path in (first, *sorted(numbered)) if path.exists()]
+
+
+def _make_room(record: Path, overwrite: bool) -> None:
+    require(not record.is_dir(), "out", str(record), "a file; a folder lies here")
+    rule = "a new file; a finished record lies here (--overwrite replaces it)"
+    require(overwrite or not record.exists(), "out", str(record), rule)
+    if overwrite:
+        for path in _all(record):
+            path.unlink()
+
+
+def _first(crew: Crew | None, act: Callable[[], None]) -> None:
+    """The first process acts; what it refuses is refused by all."""
+    refusal: InputError | None = None
+    if crew is None or crew.rank == 0:
+        try:
+            act()
+        except InputError as error:
+            refusal = error
+    if crew is not None:
+        refusal = crew.gather({"refusal": refusal})[0]["refusal"]
+    if refusal is not None:
+        raise refusal
+
+
+def _wait(crew: Crew | None) -> None:
+    if crew is not None:
+        crew.gather({})

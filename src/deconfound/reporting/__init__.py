@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
+    from deconfound.reporting.comparison import comparison_view
     from deconfound.reporting.figures import curve_figure, png, survivors_figure, svg, training_figure
     from deconfound.reporting.page import render
     from deconfound.reporting.tables import evaluation_table, leaderboard_table
     from deconfound.reporting.text import interval, percent
 
 _HOME = {
+    "comparison_view": "comparison",
     "curve_figure": "figures",
     "evaluation_table": "tables",
     "interval": "text",
@@ -26,6 +28,7 @@ _HOME = {
 }
 
 __all__ = [
+    "comparison_view",
     "curve_figure",
     "evaluation_table",
     "interval",

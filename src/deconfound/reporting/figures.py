@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from deconfound.errors import require
 from deconfound.records import EvaluationRecord, TrainingRecord
 from deconfound.reporting.inline_svg import INK, MUTED, SERIES, tidy
+from deconfound.reporting.strength import on_sample
 from deconfound.reporting.text import labels, short, shortened
 
 MARKERS = "osD^vPX*"
@@ -78,7 +79,7 @@ def curve_figure(records: Sequence[EvaluationRecord], names: Sequence[str] | Non
     require(len(shown) == len(records), "names", len(shown), f"one name per record, {len(records)}")
     written = [name if r.verdict.reliable else f"{name} UNRELIABLE" for name, r in zip(shown, records, strict=True)]
     columns = 2 if max(map(len, written)) <= _HALF_LINE else 1
-    with _style():
+    with house_style():
         figure = Figure(figsize=(5.2, 3.1 + 0.2 * math.ceil(len(records) / columns)), layout="constrained")
         axes = figure.add_subplot()
         for place, record in enumerate(records):
@@ -88,11 +89,13 @@ def curve_figure(records: Sequence[EvaluationRecord], names: Sequence[str] | Non
         axes.set_xlabel(f"radius eps ({_norm_name(norms[0])})")
         handles = [_handle(record, *_look(place)) for place, record in enumerate(records)]
         _legend(figure, handles, written, columns)
-        return _settled(figure)
+        return settled(figure)
 
 
 def survivors_figure(record: EvaluationRecord) -> Figure:
     """What is left after each stage of the suite: correct on clean images, then after each attack, out of n.
+
+    The bar of an attack that saw a sample of the survivors only is pale; how many it saw stands in place of a share.
 
     Args:
         record: one evaluation; without attacks only the first bar is drawn.
@@ -100,16 +103,19 @@ def survivors_figure(record: EvaluationRecord) -> Figure:
     first = record.attacks[0].attacked if record.attacks else round(_or_zero(record.clean_accuracy) * record.n)
     stages = [("clean images", first), *((attack.name, attack.survivors) for attack in record.attacks)]
     total = max(record.n, 1)
-    with _style():
+    with house_style():
         figure = Figure(figsize=(5.2, 0.55 + 0.36 * len(stages)), layout="constrained")
         axes = figure.add_subplot()
         places = range(len(stages))
         shares = [left / total for _, left in stages]
+        sampled = [False, *map(on_sample, record.attacks)]
         colours = [MUTED, *[SERIES[0]] * len(record.attacks)]
         axes.barh(places, [1.0] * len(stages), height=0.62, color=MUTED, alpha=0.15)
-        axes.barh(places, shares, height=0.62, color=colours)
-        for place, (share, (_, left)) in enumerate(zip(shares, stages, strict=True)):
-            axes.text(1.02, place, f"{left} of {record.n} ({100 * share:.1f} %)", va="center")
+        for place, bar in enumerate(axes.barh(places, shares, height=0.62, color=colours)):
+            bar.set_alpha(0.35 if sampled[place] else None)
+            left = f"{stages[place][1]} of {record.n} ({100 * shares[place]:.1f} %)"
+            tried = f"tried on {record.attacks[place - 1].attacked} only" if sampled[place] else left
+            axes.text(1.02, place, tried, va="center")
         axes.set_yticks(places, [short(name, 22) for name, _ in stages])
         axes.set_ylim(len(stages) - 0.5, -0.5)
         axes.set_xlim(0, 1.55)
@@ -118,7 +124,7 @@ def survivors_figure(record: EvaluationRecord) -> Figure:
         axes.tick_params(left=False)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        return _settled(figure)
+        return settled(figure)
 
 
 def training_figure(training: TrainingRecord) -> Figure:
@@ -130,7 +136,7 @@ def training_figure(training: TrainingRecord) -> Figure:
     losses, accuracies = history_keys(training)
     panels = [(keys, share) for keys, share in ((losses, False), (accuracies, True)) if keys]
     require(bool(panels), "training", training.recipe_digest, "a history with losses or accuracies")
-    with _style():
+    with house_style():
         figure = Figure(figsize=(5.2, 2.4 * len(panels)), layout="constrained")
         for place, (keys, share) in enumerate(panels):
             axes = figure.add_subplot(len(panels), 1, place + 1)
@@ -140,7 +146,7 @@ def training_figure(training: TrainingRecord) -> Figure:
             else:
                 axes.set_ylabel("loss")
         axes.set_xlabel("epoch")
-        return _settled(figure)
+        return settled(figure)
 
 
 def history_keys(training: TrainingRecord) -> tuple[list[str], list[str]]:
@@ -161,7 +167,7 @@ def svg(figure: Figure, prefix: str = "figure", title: str = "", description: st
         description: what it shows, in words.
     """
     buffer = io.StringIO()
-    with _style():
+    with house_style():
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return tidy(buffer.getvalue(), prefix, title, description)
 
@@ -169,13 +175,14 @@ def svg(figure: Figure, prefix: str = "figure", title: str = "", description: st
 def png(figure: Figure, dpi: int = 150) -> bytes:
     """A figure as PNG bytes, 8-bit RGBA on a transparent background."""
     buffer = io.BytesIO()
-    with _style():
+    with house_style():
         figure.savefig(buffer, format="png", dpi=dpi, transparent=True, metadata={"Software": None})
     return buffer.getvalue()
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def house_style() -> Iterator[None]:
+    """Everything that is drawn inside looks like every other figure, whatever the user's own settings are."""
     # A name in a script that the measuring font lacks is still drawn by the reader's browser: no cause for a warning.
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
@@ -184,7 +191,8 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _settled(figure: Figure) -> Figure:
+def settled(figure: Figure) -> Figure:
+    """The figure, laid out for good."""
     # Laid out once: the layout engine moves things a little at every drawing, and the text would differ each time.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -263,4 +271,14 @@ def _or_zero(share: float) -> float:
     return share if math.isfinite(share) else 0.0
 
 
-__all__ = ["MARKERS", "curve_figure", "history_keys", "png", "survivors_figure", "svg", "training_figure"]
+__all__ = [
+    "MARKERS",
+    "curve_figure",
+    "history_keys",
+    "house_style",
+    "png",
+    "settled",
+    "survivors_figure",
+    "svg",
+    "training_figure",
+]

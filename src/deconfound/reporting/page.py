@@ -15,7 +15,8 @@ from markupsafe import Markup
 
 from deconfound.errors import require
 from deconfound.records import EvaluationRecord, Picture, TrainingRecord, show_radius
-from deconfound.reporting import text
+from deconfound.reporting import strength, text
+from deconfound.reporting.column_view import column_view
 from deconfound.reporting.figures import curve_figure, history_keys, survivors_figure, svg, training_figure
 from deconfound.reporting.summary import groups, summarise
 from deconfound.reporting.tables import ordered
@@ -65,6 +66,9 @@ def render(
             for i, (name, brief, record) in enumerate(zip(names, text.shortened(names, 48), records, strict=True), 1)
         ],
         curves=_curves(records, names),
+        meanings=list(dict.fromkeys((text.clean(record.suite), strength.strength(record)) for record in records)),
+        audited=any(record.audit is not None for record in records),
+        seeded=any(record.spread is not None for record in records),
         trainings=[
             _training(i, n, t)
             for i, (n, t) in enumerate(zip(text.training_labels(trainings), trainings, strict=True), 1)
@@ -91,6 +95,7 @@ def _environment() -> Environment:
         "duration": text.duration,
         "state": text.check_state,
         "unbroken": text.unbroken,
+        "verdict": text.verdict_text,
     }
     return environment
 
@@ -116,11 +121,30 @@ def _model(number: int, name: str, brief: str, record: EvaluationRecord, models:
         "verdict": text.verdict_text(record.verdict),
         "unchecked": sum(check.passed is None for check in record.verdict.checks),
         "bar": _bar(record.robust_accuracy, low, high),
-        "survivors": Markup(_survivors(number, name, record)),
+        "strength": strength.strength(record),
+        "audit": strength.audit_text(record),
+        "audit_brief": strength.audit_brief(record),
+        "spread": _spread(record),
+        "survivors": Markup(_survivors(number, name, record)) if record.attacks or not record.columns else None,
+        "sampled": any(map(strength.on_sample, record.attacks)),
+        "columns": column_view(number, name, record),
         "pictures": pictures,
         "left_out": left_out,
         "classes": _classes(record.class_names),
         "machine": text.machine_text(record.machine),
+    }
+
+
+def _spread(record: EvaluationRecord) -> dict[str, str] | None:
+    spread = record.spread
+    if spread is None:
+        return None
+    return {
+        "judge": strength.judge_text(spread),
+        "clean": strength.deviation_text(spread.clean_deviation),
+        "robust": strength.deviation_text(spread.robust_deviation),
+        "clean_seeds": strength.seeds_text(spread.clean),
+        "robust_seeds": strength.seeds_text(spread.robust),
     }
 
 
@@ -137,7 +161,12 @@ def _classes(names: Sequence[str]) -> str:
 
 
 def _survivors(number: int, name: str, record: EvaluationRecord) -> str:
-    words = ", ".join(f"{text.clean(a.name)} {a.survivors} of {a.attacked}" for a in record.attacks)
+    words = ", ".join(
+        f"{text.clean(a.name)} none of a sample of {a.attacked} fell"
+        if strength.on_sample(a)
+        else f"{text.clean(a.name)} {a.survivors} of {a.attacked}"
+        for a in record.attacks
+    )
     title = f"Survivors per attack, {name}"
     return svg(
         survivors_figure(record), f"survivors-{number}", title, f"Left after each attack: {words or 'no attack'}"

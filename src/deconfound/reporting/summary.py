@@ -7,11 +7,11 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from deconfound.records import EvaluationRecord, TrainingRecord
+from deconfound.reporting.strength import accuracy_text, cautions
 from deconfound.reporting.text import (
     clean,
     count,
     duration,
-    interval,
     labels,
     listing,
     percent,
@@ -91,7 +91,7 @@ def _group_result(members: Sequence[tuple[str, EvaluationRecord]]) -> str:
         return f"{where} no result can be relied on."
     name, best = max(trusted, key=lambda member: member[1].robust_accuracy)
     text = (
-        f"{where} {name} keeps {percent(best.robust_accuracy)} {interval(*best.robust_interval)} of"
+        f"{where} {name} keeps {accuracy_text(best, robust=True, gap=' ')} of"
         f" {percent(best.clean_accuracy)} clean accuracy, verdict reliable"
     )
     if len(trusted) == 1:
@@ -144,13 +144,11 @@ def _shared_doubts(names: Sequence[str], evaluations: Sequence[EvaluationRecord]
     lines = []
     if bare := [name for name, record in pairs if not record.verdict.checks]:
         lines.append(f"No check of trust was recorded for {_few(bare)}.")
-    if weak := [name for name, record in pairs if not record.attacks]:
-        lines.append(f"No attack was run on {_few(weak)}: the robust accuracy is only the clean one.")
-    if single := [name for name, record in pairs if len(record.attacks) == 1]:
-        lines.append(
-            f"A single attack was run on {_few(single, len(evaluations))}: the robust accuracy is an upper bound,"
-            " which a stronger suite may lower."
-        )
+    weak: dict[tuple[str, str], list[str]] = {}
+    for name, record in pairs:
+        for caution in cautions(record):
+            weak.setdefault(caution, []).append(name)
+    lines += [f"{before} {_few(of, len(evaluations))}: {after}." for (before, after), of in weak.items()]
     missing: dict[str, list[str]] = {}
     for name, record in pairs:
         if skipped := [clean(check.name) for check in record.verdict.checks if check.passed is None]:

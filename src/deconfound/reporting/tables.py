@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from deconfound.errors import require
-from deconfound.records import EvaluationRecord
+from deconfound.records import AttackResult, EvaluationRecord
+from deconfound.reporting.column_tables import column_tables
+from deconfound.reporting.columns import column_rows
+from deconfound.reporting.strength import (
+    accuracy_text,
+    audit_brief,
+    audit_text,
+    judge_text,
+    on_sample,
+    seeds_text,
+    strength,
+)
 from deconfound.reporting.text import (
     check_state,
     clean,
@@ -36,25 +48,31 @@ _FACTS: tuple[Callable[[EvaluationRecord], str], ...] = (
 )
 
 
-def evaluation_table(record: EvaluationRecord) -> Table:
-    """One evaluation: what was tested, both accuracies with 95 % intervals, verdict, survivors and cost.
+def evaluation_table(record: EvaluationRecord) -> Group:
+    """One evaluation: what was tested, accuracies with 95 % intervals, verdict, audit, survivors, cost, columns.
 
     Args:
         record: the evaluation to show.
 
     Returns:
-        A table of two columns; all text is literal, so names cannot carry markup or control codes into the terminal.
+        A table of two columns, and the tables of the attackers that ran by themselves; all text is literal, so names
+        cannot carry markup or control codes into the terminal.
     """
+    return Group(_overview(record), *column_tables(record))
+
+
+def _overview(record: EvaluationRecord) -> Table:
     table = Table(title=Text(labels([record])[0]), box=box.SIMPLE, show_header=False, title_justify="left")
     table.add_column("what", no_wrap=True, style="bold")
     table.add_column("value", overflow="fold")
     for name, value in _setting_rows(record):
         table.add_row(name, Text(value))
     table.add_section()
-    table.add_row("clean accuracy", Text(f"{percent(record.clean_accuracy)}  {interval(*record.clean_interval)}"))
-    table.add_row("robust accuracy", Text(f"{percent(record.robust_accuracy)}  {interval(*record.robust_interval)}"))
+    table.add_row("clean accuracy", Text(accuracy_text(record, robust=False)))
+    table.add_row("robust accuracy", Text(accuracy_text(record, robust=True)))
     table.add_row("verdict", _verdict(record))
-    for name, value in _doubt_rows(record):
+    notes = [("note", clean(note)) for note in record.notes]
+    for name, value in (*_doubt_rows(record), *_trust_rows(record), *notes):
         table.add_row(name, Text(value))
     table.add_section()
     for i, (name, value) in enumerate(_survivor_rows(record)):
@@ -92,10 +110,10 @@ def leaderboard_table(records: Sequence[EvaluationRecord]) -> Table:
     for record in ordered(records):
         setting = [Text("\n".join(fact(record) for fact in differing))] if differing else []
         accuracies = [
-            Text(f"{percent(record.clean_accuracy)}\n{interval(*record.clean_interval)}"),
-            Text(f"{percent(record.robust_accuracy)}\n{interval(*record.robust_interval)}"),
+            Text(accuracy_text(record, robust=False, gap="\n")),
+            Text(accuracy_text(record, robust=True, gap="\n")),
         ]
-        table.add_row(Text(names[id(record)]), *setting, *accuracies, _verdict(record), end_section=True)
+        table.add_row(Text(names[id(record)]), *setting, *accuracies, _remarks(record), end_section=True)
     return table
 
 
@@ -114,11 +132,37 @@ def _setting_rows(record: EvaluationRecord) -> list[tuple[str, str]]:
         ("threat", threat_text(record.threat)),
         ("suite", suite_text(record)),
         ("n, seed", f"n {record.n}, seed {record.seed}"),
+        ("climbed", clean(record.surrogate)),
+        ("settings", f"precision {clean(record.precision)}, budget {clean(record.budget)}"),
     ]
 
 
 def _verdict(record: EvaluationRecord) -> Text:
     return Text(verdict_text(record.verdict), style="green" if record.verdict.reliable else "bold red")
+
+
+def _trust_rows(record: EvaluationRecord) -> list[tuple[str, str]]:
+    """What the number means, what the audit left open, and who judged."""
+    rows = [("reads as", strength(record))]
+    if record.audit is not None:
+        rows.append(("audit", audit_text(record)))
+    if record.spread is not None:
+        rows.append(("judge", judge_text(record.spread)))
+        rows.append(("robust by seed", seeds_text(record.spread.robust)))
+    return rows
+
+
+def _remarks(record: EvaluationRecord) -> Text:
+    """The verdict, and under it what the accuracies would hide: a sampled audit, a random judge, unseen attackers."""
+    text = _verdict(record)
+    if brief := audit_brief(record):
+        text.append(f"\n{brief}", style="default")
+    if record.spread is not None:
+        text.append(f"\n{judge_text(record.spread)}", style="default")
+    for row in column_rows(record):
+        if row.group == "union":
+            text.append(f"\n{row.name}: {percent(row.share)} {interval(*row.interval)}", style="default")
+    return text
 
 
 def _doubt_rows(record: EvaluationRecord) -> list[tuple[str, str]]:
@@ -134,13 +178,23 @@ def _doubt_rows(record: EvaluationRecord) -> list[tuple[str, str]]:
         rows.append(("not checked", listing(missing)))
     if not record.verdict.checks:
         rows.append(("not checked", "no check of trust was recorded"))
-    return rows + [("note", clean(note)) for note in record.notes]
+    return rows
 
 
 def _survivor_rows(record: EvaluationRecord) -> list[tuple[str, str]]:
+    if not record.attacks and record.columns:
+        alone = sum(column.group != "union" for column in record.columns)
+        return [("every attacker by itself", f"{count(alone, 'column')} below")]
     if not record.attacks:
         return [("no attack was run", f"{percent(record.clean_accuracy)} of {record.n}")]
-    return [(clean(a.name), f"{a.survivors} of {a.attacked} attacked, {duration(a.seconds)}") for a in record.attacks]
+    return [(clean(attack.name), _left(attack)) for attack in record.attacks]
+
+
+def _left(attack: AttackResult) -> str:
+    """What an attack left; where it saw a sample only, what it left of that and how many stand altogether."""
+    if on_sample(attack):
+        return f"sample of {attack.attacked}, none fell, {attack.survivors} stand, {duration(attack.seconds)}"
+    return f"{attack.survivors} of {attack.attacked} attacked, {duration(attack.seconds)}"
 
 
 def _cost(record: EvaluationRecord) -> str:

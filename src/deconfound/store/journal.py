@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,11 +29,7 @@ class JsonLines:
 
     def _recover(self) -> None:
         text = self.path.read_text(errors="replace")
-        for line in text.splitlines():
-            try:
-                self._entries.append(dict(json.loads(line)))
-            except (ValueError, TypeError):
-                break
+        self._entries = _whole_lines(text)
         whole = "".join(_line(entry) for entry in self._entries)
         if whole != text:
             write_text(self.path, whole)
@@ -53,6 +49,38 @@ class JsonLines:
     def entries(self) -> list[dict[str, Any]]:
         """All entries, oldest first."""
         return list(self._entries)
+
+
+class SharedLines:
+    """The journal of one of several processes: what all of them wrote before, and a file of its own to go on with.
+
+    Args:
+        own: appended to.
+        others: files of other processes, read once and never written.
+    """
+
+    def __init__(self, own: JsonLines, others: Iterable[Path]) -> None:
+        self._own = own
+        self._others = [entry for path in others for entry in _whole_lines(path.read_text(errors="replace"))]
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Add one entry to the own file."""
+        self._own.append(entry)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Own entries, oldest first, then those that the others had written."""
+        return [*self._own.entries(), *self._others]
+
+
+def _whole_lines(text: str) -> list[dict[str, Any]]:
+    """The objects up to the first line that is none, which a kill has cut off."""
+    found: list[dict[str, Any]] = []
+    for line in text.splitlines():
+        try:
+            found.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            break
+    return found
 
 
 def _line(entry: Mapping[str, Any]) -> str:

@@ -1,0 +1,239 @@
+"""AutoPGD: untargeted and targeted, on any loss, in L-infinity, L2 and L1.
+
+Shapes: B examples, K classes, T targets; images, gradients (B, C, H, W), labels (B,) int64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, Literal, Self, get_args
+
+import torch
+from torch import Tensor
+
+from deconfound.attacks.climb import Climb, windows
+from deconfound.attacks.expectation import expected_loss, input_gradient
+from deconfound.attacks.harness import Hunt, assault, cut
+from deconfound.attacks.losses import cross_entropy, dlr, margin, name_of, targeted_dlr, targeted_margin
+from deconfound.attacks.settings import check_threat, choice, count, described, number
+from deconfound.attacks.targets import targets_of
+from deconfound.core.protocols import AttackLoss, Classifier, Judge
+from deconfound.core.streams import Streams
+from deconfound.core.threat import ThreatModel
+from deconfound.core.types import Context
+from deconfound.errors import InputError, require
+
+Schedule = Literal["flat", "large-eps"]
+# Croce & Hein 2021, section 4: radii in units of eps, with the share of the steps that each takes.
+LARGE_EPS = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
+_SHORT: Mapping[Any, str] = {
+    cross_entropy: "ce",
+    dlr: "dlr",
+    margin: "margin",
+    targeted_dlr: "t",
+    targeted_margin: "t-margin",
+}
+_TARGETED = (targeted_dlr, targeted_margin)
+
+
+@dataclass(frozen=True)
+class APGD:
+    """AutoPGD (Croce & Hein 2020; L1: 2021): no step size to choose, momentum, stalled climbs go on from their best.
+
+    Args:
+        threat: norm, radius and box.
+        steps: of each climb.
+        restarts: climbs from fresh starts; later ones work on the points that still stand.
+        loss: what is climbed; with targets one that reads ``context["target"]``.
+        targets: 0 for untargeted; T for the min(T, K - 1) classes that rank highest on the clean image (or the one of
+            ``context["target"]``), which the default loss ``targeted_dlr`` climbs one after the other.
+        rho: the step is halved where fewer than this share of a window's steps raised the loss.
+        draws: loss and gradient are means over so many draws of a random model (EOT); the best point is chosen by them.
+        schedule: ``large-eps`` starts with three and two times eps before eps itself (the L1 way of AutoAttack).
+        rows: pairs of point and target climbed together, if there are not more points than that; changes no verdict.
+        name: in records, and for the random numbers of an evaluation; by default from the settings.
+
+    Raises:
+        InputError: a setting outside its range, or settings that contradict each other.
+
+    Departures from AutoAttack's code: points leave the climb when they fall, targets are climbed side by side, the last
+    gradient (which nothing uses) is not taken, L2 projections onto ball and box are exact, random starts are uniform
+    in the ball (theirs is stretched to its surface), and in L1 no step is spent on pixels that the box blocks.
+
+    >>> APGD(ThreatModel("linf", 0.3)).name, APGD(ThreatModel("linf", 0.3), targets=9).name
+    ('apgd-ce-100', 'apgd-t-100x9')
+    """
+
+    threat: ThreatModel
+    _: KW_ONLY
+    steps: int = 100
+    restarts: int = 1
+    loss: AttackLoss | None = None
+    targets: int = 0
+    rho: float = 0.75
+    draws: int = 1
+    schedule: Schedule = "flat"
+    rows: int = 256
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        check_threat(self.threat)
+        for field, least in (("steps", 1), ("restarts", 1), ("targets", 0), ("draws", 1), ("rows", 1)):
+            count(field, getattr(self, field), least)
+        number("rho", self.rho, above=True, most=1.0)
+        choice("schedule", self.schedule, get_args(Schedule))
+        if self.loss is None:
+            object.__setattr__(self, "loss", targeted_dlr if self.targets else cross_entropy)
+        require(callable(self.loss), "loss", self.loss, "a function (model, images, labels, context) -> (B,)")
+        if self.loss in _TARGETED and not self.targets:
+            raise InputError("targets", 0, f"at least 1 with the loss {name_of(self.loss)}")
+        require(
+            self.schedule == "flat" or self.steps >= len(LARGE_EPS), "steps", self.steps, "at least 3 for large-eps"
+        )
+        if not self.name:
+            object.__setattr__(self, "name", self._named())
+
+    def _named(self) -> str:
+        assert self.loss is not None
+        many = f"x{self.targets}" if self.targets else ""
+        again = f"x{self.restarts}" if self.restarts > 1 else ""
+        eot = f"-eot{self.draws}" if self.draws > 1 else ""
+        return f"apgd-{_SHORT.get(self.loss, name_of(self.loss))}-{self.steps}{many}{again}{eot}"
+
+    def at(self, threat: ThreatModel) -> Self:
+        """The same attack in another threat model."""
+        return replace(self, threat=threat)
+
+    def settings(self) -> dict[str, Any]:
+        """Every hyper-parameter, ready for JSON."""
+        assert self.loss is not None
+        names = ("steps", "restarts", "targets", "rho", "draws", "schedule")
+        own = {name: getattr(self, name) for name in names}
+        return described("apgd", self.threat, **own, loss=name_of(self.loss), keep="first_adversarial")
+
+    def __call__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        streams: Streams | None = None,
+        context: Context | None = None,
+        *,
+        judge: Judge | Classifier | None = None,
+    ) -> Tensor:
+        """Adversarial images where they were found, else the clean ones, (B, C, H, W).
+
+        Args:
+            model: the surrogate, images -> logits (B, K).
+            images: (B, C, H, W) in the box, float32 or float64.
+            labels: (B,) int64.
+            streams: one per example; by default ``Streams(0, range(B))``.
+            context: per-example tensors for the loss, and ``target``.
+            judge: decides what is adversarial; by default the surrogate's largest logit.
+
+        Raises:
+            InputError: shapes or types that do not fit each other, a given target that is the label.
+        """
+        return assault(self._body, self.threat, model, images, labels, streams, context, judge)
+
+    def _body(self, model: Classifier, state: Hunt) -> None:
+        for restart in range(self.restarts):
+            if self.targets:
+                self._targeted(model, state, restart)
+            else:
+                self._run(model, state, restart)
+            if not len(state.points):
+                return
+
+    def _targeted(self, model: Classifier, state: Hunt, restart: int) -> None:
+        """All targets, as many at a time as fit into the rows."""
+        capacity = max(self.rows, len(state.points))
+        targets = targets_of(model, state.points, self.targets, capacity)
+        rank, total = 0, targets.shape[1]
+        while rank < total and len(state.points):
+            width = min(total - rank, max(1, capacity // len(state.points)))
+            self._run(model, pairs(state, targets[:, rank : rank + width], rank), restart)
+            rank += width
+            (targets,) = cut(state.catch_up(), targets)
+
+    def _run(self, model: Classifier, state: Hunt, restart: int) -> None:
+        """A climb at eps; with the large-eps schedule those at larger radii before, each from the last one's best."""
+        start = None
+        stages = self._stages()
+        for stage, (threat, steps) in enumerate(stages):
+            if start is None:
+                streams = state.points.streams.fold("restart", restart)
+                start = threat.random_start(state.points.images, streams)
+            start = threat.project(start, state.points.images)
+            last = stage + 1 == len(stages)
+            start = self._climb(model, state, threat, start, steps, (restart, stage), final=last)
+
+    def _stages(self) -> list[tuple[ThreatModel, int]]:
+        if self.schedule == "flat":
+            return [(self.threat, self.steps)]
+        early = [math.ceil(share * self.steps) for _, share in LARGE_EPS[:-1]]
+        steps = [*early, self.steps - sum(early)]
+        radii = [factor * self.threat.eps for factor, _ in LARGE_EPS[:-1]]
+        return list(zip([*map(self.threat.with_eps, radii), self.threat], steps, strict=True))
+
+    def _climb(
+        self,
+        model: Classifier,
+        state: Hunt,
+        threat: ThreatModel,
+        start: Tensor,
+        steps: int,
+        tick: tuple[int, int],
+        *,
+        final: bool,
+    ) -> Tensor:
+        """The best points of a climb from ``start``; points fall only where ``final``, else they may be outside eps."""
+        assert self.loss is not None
+        value, gradient = input_gradient(self.loss, model, start, state.points, self.draws, *tick, 0)
+        climb = Climb.begin(state.points.images, start, value, gradient, threat, resumed=tick[1] > 0)
+        checks = windows(steps, threat.norm)
+        if final and not _drop(state, climb):
+            return climb.best
+        for step in range(1, steps + 1):
+            climb.advance(threat, first=step == 1)
+            if step == steps and final:
+                self._finish(model, state, climb, (*tick, step))
+                break
+            value, gradient = input_gradient(self.loss, model, climb.iterate, state.points, self.draws, *tick, step)
+            climb.observe(value, gradient)
+            if final and not _drop(state, climb):
+                break
+            if step in checks:
+                climb.check(threat, checks[step], self.rho)
+        return climb.best
+
+    def _finish(self, model: Classifier, state: Hunt, climb: Climb, tick: tuple[int, ...]) -> None:
+        """The last iterate needs no gradient; a judge of its own then sees the best point of every row."""
+        assert self.loss is not None
+        value = expected_loss(self.loss, model, climb.iterate, state.points, self.draws, *tick)
+        climb.observe(value, climb.gradient)
+        if _drop(state, climb) and state.distinct:
+            state.drop_fallen(climb.best, ask_all=True)
+
+
+def _drop(state: Hunt, climb: Climb) -> bool:
+    """Drop what has fallen at the iterate; whether anything is left."""
+    index = state.drop_fallen(climb.iterate)
+    if index is not None:
+        climb.take(index)
+    return bool(len(state.points))
+
+
+def pairs(state: Hunt, targets: Tensor, rank: int) -> Hunt:
+    """A branch with a row for every pair of a point and one of its targets (B, T), targets outermost.
+
+    Each row knows its ``context["target"]`` and draws from streams of the target's rank, counted from ``rank``.
+    """
+    count = targets.shape[1]
+    branch = state.branch(torch.arange(len(state.points), device=targets.device).repeat(count))
+    streams = Streams.joined([state.points.streams.fold("target", rank + t) for t in range(count)])
+    context = {**branch.points.context, "target": targets.T.flatten()}
+    branch.points = replace(branch.points, streams=streams, context=context)
+    return branch

@@ -1,0 +1,75 @@
+"""Several attacks as one: each works on what the earlier ones left.
+
+Shapes: B examples; images (B, C, H, W), labels (B,) int64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from torch import Tensor
+
+from deconfound.core.protocols import Attack, Classifier, Judge
+from deconfound.core.streams import Streams
+from deconfound.core.threat import ThreatModel
+from deconfound.core.types import Context
+from deconfound.errors import require
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """The members one after the other, as one column of a table.
+
+    Args:
+        members: attacks in one threat model.
+        name: in records.
+
+    Raises:
+        InputError: no members, or members of different threat models.
+    """
+
+    members: tuple[Attack, ...]
+    name: str
+
+    def __post_init__(self) -> None:
+        require(len(self.members) > 0, "members", self.members, "at least one attack")
+        same = all(member.threat == self.members[0].threat for member in self.members)
+        require(same, "members", [str(member.threat) for member in self.members], "attacks in one threat model")
+
+    @property
+    def threat(self) -> ThreatModel:
+        """Of all members."""
+        return self.members[0].threat
+
+    def at(self, threat: ThreatModel) -> Self:
+        """The same members in another threat model."""
+        return replace(self, members=tuple(member.at(threat) for member in self.members))
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of every member by its name."""
+        norm, eps, box = self.threat.norm, self.threat.eps, list(self.threat.box)
+        own = {member.name: member.settings() for member in self.members}
+        return {"kind": "in turn", "norm": norm, "eps": eps, "box": box, "members": own}
+
+    def __call__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        streams: Streams | None = None,
+        context: Context | None = None,
+        *,
+        judge: Judge | Classifier | None = None,
+    ) -> Tensor:
+        """What the first member to succeed found, else the clean image, (B, C, H, W); arguments as of the members."""
+        found = images.clone()
+        streams = Streams(0, range(len(images))).to(images.device) if streams is None else streams
+        for member in self.members:
+            left = (found == images).flatten(1).all(dim=1).nonzero().squeeze(1)
+            if not len(left):
+                break
+            own = {name: value[left] for name, value in (context or {}).items()}
+            part = streams[left].fold(member.name)
+            found[left] = member(model, images[left], labels[left], part, own, judge=judge)
+        return found

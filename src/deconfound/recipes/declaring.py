@@ -1,0 +1,72 @@
+"""From what a defence declares against itself, as data, to attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from deconfound.attacks import make
+from deconfound.attacks.budgets import Budget
+from deconfound.attacks.declared import Declared
+from deconfound.core.protocols import Attack, DeclaresSurrogates, StochasticClassifier
+from deconfound.core.threat import ThreatModel
+from deconfound.core.types import DeclaredAttack
+from deconfound.models import fit_state
+from deconfound.recipes.loading import Loaded
+from deconfound.recipes.registry import build_objective
+from deconfound.store import RunFolder, read_weights
+
+
+def of_model(model: nn.Module) -> tuple[DeclaredAttack, ...]:
+    """What the network itself declares; it needs nothing but its weights."""
+    return tuple(model.attack_surrogates()) if isinstance(model, DeclaresSurrogates) else ()
+
+
+def of_run(run: str | Path, loaded: Loaded) -> tuple[DeclaredAttack, ...]:
+    """What the objective of a run declares, rebuilt with all its players; nothing for bare weights.
+
+    Raises:
+        InputError: the run's folder lacks its players, or they do not fit.
+    """
+    if loaded.recipe is None:
+        return ()
+    objective = build_objective(loaded.model, loaded.recipe)
+    others = {name: player for name, player in objective.players().items() if player is not loaded.model}
+    if others:
+        place = Path(run)
+        file = RunFolder(place if place.is_dir() else place.parent).players
+        tensors, _ = read_weights(file, "players")
+        for name, player in others.items():
+            start = f"{name}/"
+            own = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+            fit_state(player, own, f"{file}: {name}")
+            player.eval()
+    return tuple(objective.declared_attacks())
+
+
+def built(
+    declared: Iterable[DeclaredAttack], model: nn.Module, threat: ThreatModel, spent: Budget
+) -> tuple[Attack, ...]:
+    """An attack for each: APGD with the budget's steps, and its draws on a random model, unless the settings say else.
+
+    ``settings["attack"]`` names another attack; the rest are settings of it.
+
+    Raises:
+        InputError: an attack or a setting that does not exist.
+    """
+    return tuple(_one(item, model, threat, spent) for item in declared)
+
+
+def _one(item: DeclaredAttack, model: nn.Module, threat: ThreatModel, spent: Budget) -> Attack:
+    settings: dict[str, Any] = dict(item.settings)
+    kind = str(settings.pop("attack", "apgd"))
+    if kind == "apgd":
+        random = isinstance(item.surrogate or model, StochasticClassifier)
+        settings = {"steps": spent.steps, "draws": spent.draws if random else 1} | settings
+    if item.loss is not None:
+        settings["loss"] = item.loss
+    attack = make(kind, threat, **settings)
+    return Declared(attack, model=model, surrogate=item.surrogate, context=item.context, name=item.name)

@@ -1,0 +1,46 @@
+"""Finding records in files and folders, for the jobs that show several of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deconfound.errors import InputError
+from deconfound.records import EvaluationRecord, TrainingRecord
+
+RESULTS = "results"  # the kind of a file that holds several evaluation records
+_KNOWN = (EvaluationRecord.expected_kind, TrainingRecord.expected_kind)
+
+
+def files_in(place: Path, field: str) -> list[Path]:
+    """A file itself, or all JSON files below a folder in the order of their paths.
+
+    Raises:
+        InputError: nothing lies there; ``field`` is the job that asks.
+    """
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise InputError(field, str(place), "a folder or file that exists")
+    return sorted(place.rglob("*.json"))
+
+
+def records_in(file: Path, field: str) -> list[Mapping[str, Any]] | None:
+    """The evaluation and training records of a file as they lie there; None where it is not a file of records.
+
+    Raises:
+        InputError: a file of results that are no records.
+    """
+    try:
+        data = json.loads(file.read_bytes())
+    except (ValueError, OSError):
+        return None
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if kind == RESULTS:
+        found = data.get("evaluations")
+        if isinstance(found, list) and all(isinstance(part, dict) and part.get("kind") in _KNOWN for part in found):
+            return found
+        raise InputError(field, str(file), "a record that deconfound wrote")
+    return [data] if kind in _KNOWN else None

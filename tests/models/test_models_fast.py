@@ -1,0 +1,395 @@
+"""Fast surrogates: the same function as the model, or a lower rung; and what a pass takes in memory."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, parametrize
+
+from deconfound.core.guards import attacking
+from deconfound.errors import InputError
+from deconfound.models import build, fit_state
+from deconfound.models.fast import _BOUNDS, ITSELF, _ladder, _Probe, fast_surrogate, native_bfloat16
+from deconfound.models.folding import fold
+from deconfound.models.footprint import LARGEST_BATCH, activation_bytes, batch_size_within, multiply_adds
+from deconfound.models.lowering import lower
+from deconfound.models.replica import replica
+
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def images(channels=3, side=8, count=6):
+    return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(3))
+
+
+def awakened(model):
+    """BatchNorm with statistics and weights that matter, among them negative ones."""
+    draw = torch.Generator().manual_seed(7)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            if module.track_running_stats:
+                module.running_mean.normal_(0, 0.5, generator=draw)
+                module.running_var.uniform_(0.3, 3, generator=draw)
+            module.weight.data.normal_(0.5, 1, generator=draw)
+            module.bias.data.normal_(0, 0.5, generator=draw)
+    return model.eval().requires_grad_(False)
+
+
+def norms(model):
+    return sum(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in model.modules())
+
+
+class Body(nn.Module):
+    """Maps -> logits; the part in front differs from net to net."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1, bias=False)
+        self.norm, self.other = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+        self.last = nn.Linear(6, 3)
+
+    def maps(self, x):
+        return self.other(F.relu(self.second(self.norm(self.first(x)))))
+
+    def forward(self, x):
+        return self.last(F.relu(self.maps(x)).mean(dim=(2, 3)))
+
+
+class NormShared(Body):
+    def maps(self, x):
+        return self.norm(self.second(F.relu(self.norm(self.first(x)))))
+
+
+class NormInBranch(Body):
+    def maps(self, x):
+        mapped = self.first(x)
+        return F.relu(self.norm(mapped)) + mapped
+
+
+class NormAfterAddition(Body):
+    def maps(self, x):
+        mapped = self.first(x)
+        return self.other(F.relu(self.norm(mapped + self.second(mapped))))
+
+
+class ConvReused(Body):
+    def maps(self, x):
+        inner = F.relu(self.norm(self.second(self.first(x))))
+        return self.other(self.second(inner)) + self.second(inner)
+
+
+class Functional(Body):
+    def maps(self, x):
+        norm = self.norm
+        mapped = F.batch_norm(
+            self.first(x), norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.1, 0.01
+        )
+        return self.other(self.second(mapped.relu_()))
+
+
+class BatchStatistics(Body):
+    """Its last BatchNorm uses those of the batch in eval mode too."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.BatchNorm2d(6, track_running_stats=False)
+
+
+class ValueDependent(Body):
+    def maps(self, x):
+        return super().maps(x if x.sum() > 0 else -x)
+
+
+class InPlace(Body):
+    """In-place operations whose inputs others read afterwards."""
+
+    def maps(self, x):
+        mapped = self.first(x)
+        active = F.relu(mapped, inplace=True)
+        summed = self.second(active)
+        doubled = summed + summed
+        doubled += mapped
+        view = doubled.flatten(2)
+        view.relu_()
+        return doubled * 0.5 + summed
+
+
+class Pooled(Body):
+    def maps(self, x):
+        active = F.relu(self.first(x))
+        return F.max_pool2d(active, 3, stride=2, padding=1) + F.max_pool2d(F.relu(self.second(active)), 2)
+
+
+class LinearNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.last = nn.Linear(192, 5), nn.Linear(5, 5), nn.Linear(25, 3)
+        self.flat, self.tokens = nn.BatchNorm1d(5), nn.BatchNorm1d(5)
+
+    def forward(self, x):
+        hidden = F.relu(self.flat(self.one(x.flatten(1))))
+        tokens = hidden.unsqueeze(2) * hidden.unsqueeze(1)
+        return self.last(self.tokens(self.two(tokens)).flatten(1))
+
+
+class Weightnormed(Body):
+    def __init__(self):
+        super().__init__()
+        parametrizations.weight_norm(self.second)
+        parametrizations.spectral_norm(self.last)
+
+
+FOLDS = {
+    Body: (1, "float32, folded"),
+    NormShared: (0, "float32, folded"),
+    NormInBranch: (1, "float32, folded"),
+    NormAfterAddition: (2, "float32, folded"),
+    ConvReused: (0, "float32, folded"),
+    Functional: (0, "float32, folded"),
+    BatchStatistics: (1, "float32, folded"),
+    InPlace: (0, "float32, folded"),
+    Pooled: (0, "float32, folded"),
+    LinearNorm: (1, "float32, folded"),
+    Weightnormed: (1, "float32, folded"),
+    ValueDependent: (2, ITSELF),
+}
+
+
+@pytest.fixture(params=FOLDS, ids=lambda kind: kind.__name__)
+def kind(request):
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return request.param, awakened(request.param())
+
+
+def gradient(model, x):
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(model(x).logsumexp(dim=1).sum(), x)[0]
+
+
+def test_float32_rung_is_the_same_function(kind):
+    made, model = kind
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = fast_surrogate(model, images(), LABELS, precision="32")
+    left, rung = FOLDS[made]
+    assert found.rung == rung
+    assert norms(found.classifier) == left
+    for count, side in ((6, 8), (5, 8), (1, 8)):
+        x = images(side=side, count=count)
+        torch.testing.assert_close(found.classifier(x), model(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(gradient(found.classifier, x), gradient(model, x), rtol=1e-3, atol=1e-5)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_bfloat16_stays_near_and_keeps_types(kind):
+    made, model = kind
+    x = images()
+    found = fast_surrogate(model, x, LABELS, precision="bf16")
+    expected = "bfloat16, channels-last" if made is ValueDependent else "bfloat16, folded, channels-last"
+    assert found.rung == expected, found.notes
+    given = x.clone().requires_grad_()
+    logits = found.classifier(given)
+    (slope,) = torch.autograd.grad(logits.logsumexp(dim=1).sum(), given)
+    assert (logits.dtype, slope.dtype) == (torch.float32, torch.float32)
+    assert slope.stride() == x.stride(), "attacks may call view on it"
+    assert found.agreement.logit_error > 0, "rounding shows, so this is bfloat16"
+    assert torch.equal(logits, found.classifier(x)), "deterministic"
+
+
+def test_fold_in_closed_form():
+    model = awakened(nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 2)))
+    conv, norm = model[0], model[1]
+    folded = next(m for m in fold(replica(model), images(1, 1)).modules() if isinstance(m, nn.Conv2d))
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    torch.testing.assert_close(folded.weight.flatten(), scale * conv.weight.flatten())
+    torch.testing.assert_close(folded.bias, norm.bias - norm.running_mean * scale)
+
+
+@pytest.mark.parametrize("name", ["small", "lenet5", "smallcnn", "resnet20", "preact-resnet18", "vgg11", "wrn"])
+def test_networks_of_the_catalogue_fold(name):
+    channels, side = (1, 28) if name in ("small", "lenet5", "smallcnn") else (3, 32)
+    options = {"depth": 10, "widen": 1} if name == "wrn" else {}
+    model = awakened(build(name, classes=10, channels=channels, size=side, mean=0.4, std=0.2, **options))
+    x = images(channels, side, 2)
+    for dtype, error in ((torch.float32, 1e-5), (torch.bfloat16, 0.05)):
+        made = lower(fold(replica(model), x), dtype)
+        exact = model(x)
+        assert float((made(x) - exact).norm() / exact.norm()) < error
+    assert norms(made) == {"preact-resnet18": 9, "wrn": 4}.get(name, 0)
+    assert type(made.get_submodule("normalise")) is nn.Module
+    assert made.normalise.mean.dtype == torch.float32, "the iterate is normalised in float32"
+    last = [module for module in made.modules() if isinstance(module, nn.Linear)][-1]
+    assert last.weight.dtype == torch.float32, "logits are not rounded to 8 bits"
+
+
+def test_the_model_is_left_as_it_is():
+    model = Body().train()
+    model.norm.eval()
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append("called"))
+    handles = dict(model._forward_hooks)
+    flags = {name: value.requires_grad for name, value in model.named_parameters()}
+    modes = [module.training for module in model.modules()]
+    state = copy.deepcopy(model.state_dict())
+    random = torch.get_rng_state()
+    made = fast_surrogate(model, images(), LABELS, precision="32")
+    heard = len(calls)
+    made.classifier(images())
+    assert len(calls) == heard, "hooks are not taken along"
+    assert dict(model._forward_hooks) == handles
+    assert {name: value.requires_grad for name, value in model.named_parameters()} == flags
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(random, torch.get_rng_state())
+    assert not made.classifier.training
+    assert not any(parameter.requires_grad for parameter in made.classifier.parameters())
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    assert own.isdisjoint(parameter.data_ptr() for parameter in made.classifier.parameters())
+
+
+class Drawing(Body):
+    def draw(self, x, streams, draws):
+        return self(x).expand(draws, -1, -1)
+
+
+class Noisy(Body):
+    def maps(self, x):
+        return super().maps(x + 0.01 * torch.randn_like(x))
+
+
+def test_what_is_not_doubled():
+    for model, x, reason in (
+        (Drawing(), images(), "draws"),
+        (Noisy(), images(), "asked twice"),
+        (Body().double(), images().double(), "float64"),
+        (Body().bfloat16(), images(), "bfloat16"),
+    ):
+        found = fast_surrogate(model, x, LABELS, precision="bf16")
+        assert found.classifier is model
+        assert found.rung == ITSELF
+        assert len(found.notes) == 1
+        assert reason in found.notes[0]
+
+
+class Switching(Body):
+    """A tensor made while tracing: its fold holds the branch of the batch size that was tried."""
+
+    def maps(self, x):
+        return super().maps(x) * (0.1 if torch.is_tensor(x) and type(x) is torch.Tensor else 5.0)
+
+
+def test_a_planted_wrong_double_is_refused():
+    model = awakened(Switching())
+    found = fast_surrogate(model, images(), LABELS, precision="32")
+    assert found.rung == ITSELF
+    assert found.notes[0].startswith("float32, folded: logits differ by")
+    lower_rung = fast_surrogate(model, images(), LABELS, precision="bf16")
+    assert lower_rung.rung == "bfloat16, channels-last"
+
+
+def test_agreement_sees_logits_and_gradients_apart():
+    model, x = awakened(Body()), images()
+
+    class Masked(nn.Module):
+        def forward(self, given):
+            return model(given.detach()) + 0 * given.sum()
+
+    class Shifted(nn.Module):
+        def forward(self, given):
+            return model(given) + torch.tensor([0.0, 0.0, 1.0])
+
+    with attacking("eval", "cpu", model):
+        probe = _Probe(model, x, LABELS)
+        assert probe.agreement(model) == (0, 1)
+        assert probe.agreement(Masked()).logit_error == 0
+        assert probe.agreement(Masked()).gradient_share < _BOUNDS[torch.bfloat16].gradient_share
+        assert probe.agreement(Shifted()).gradient_share == 1
+        assert probe.agreement(Shifted()).logit_error > _BOUNDS[torch.bfloat16].logit_error
+
+
+def test_parametrised_layers_of_the_model_stay_so():
+    model = Weightnormed().eval()
+    first, second = replica(model), replica(model)
+    assert type(first.second) is nn.Conv2d
+    assert parametrize.is_parametrized(model.second)
+    assert torch.allclose(first(images()), model(images()), atol=1e-6)
+    assert torch.equal(first(images()), second(images()))
+
+
+def test_old_weight_norms_are_made_plain():
+    layer = nn.Conv2d(3, 6, 3, padding=1)
+    with pytest.warns(FutureWarning):
+        nn.utils.weight_norm(layer)
+    model = awakened(Body())
+    model.first = layer
+    double = replica(model)
+    assert [name for name, _ in double.first.named_parameters()] == ["bias", "weight"]
+    assert torch.allclose(double(images()), model(images()), atol=1e-6)
+    assert not parametrize.is_parametrized(double.first)
+
+
+def test_the_ladder_depends_on_size_and_machine(monkeypatch):
+    small = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    large = nn.Sequential(nn.Flatten(), nn.Linear(192, 4000), nn.Linear(4000, 3))
+    for native in (True, False):
+        monkeypatch.setattr("deconfound.models.fast.native_bfloat16", lambda _, native=native: native)
+        assert [rung.name for rung in _ladder(small, images(), "auto")] == ["float32, folded"]
+        rungs = [rung.name for rung in _ladder(large, images(), "auto")]
+        assert rungs[0].startswith("bfloat16" if native else "float32")
+        assert [rung.name for rung in _ladder(large, images(), "32")] == ["float32, folded"]
+        assert len(list(_ladder(small, images(), "bf16"))) == 4
+    with pytest.raises(InputError, match="precision"):
+        fast_surrogate(small, images(), LABELS, precision="16")
+
+
+def test_native_bfloat16_is_a_fact_of_the_device():
+    assert native_bfloat16("cpu") is native_bfloat16(torch.device("cpu"))
+    assert not native_bfloat16("meta")
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "share"),
+    [
+        ("mnist_small_pgd.pth", "small", 0.98),
+        ("mnist_lenet5_adv.pt", "lenet5", 0.75),
+        ("mnist_lenet5_clean.pt", "lenet5", 0.98),
+        ("cifar10_resnet20_clean.th", "resnet20", 0.95),
+    ],
+)
+def test_trained_networks_reach_the_top_rung(shared, file, name, share):
+    channels, side = (3, 32) if name == "resnet20" else (1, 28)
+    levels = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)} if name == "resnet20" else {}
+    model = build(name, classes=10, channels=channels, size=side, **levels)
+    fit_state(model, torch.load(shared / "weights" / file, weights_only=True, map_location="cpu"), file)
+    x = F.interpolate(images(channels, 7, 16), side, mode="bilinear")
+    found = fast_surrogate(model, x, torch.arange(16) % 10, precision="bf16")
+    assert found.rung == "bfloat16, folded, channels-last"
+    assert found.agreement.logit_error < 0.02
+    assert found.agreement.gradient_share > share
+
+
+def test_multiply_adds_of_known_networks():
+    assert multiply_adds(build("small", classes=10, channels=1, size=28), images(1, 28)) == 609_384
+    assert multiply_adds(nn.Conv2d(3, 4, 3, groups=1, padding=1), images()) == 64 * 4 * 27
+    assert multiply_adds(nn.Conv2d(4, 4, 3, groups=4, padding=1), images(4)) == 64 * 4 * 9
+
+
+def test_activation_bytes_in_closed_form():
+    model = nn.Sequential(nn.Sigmoid(), nn.Tanh(), nn.Flatten(), nn.Linear(192, 3))
+    saved = 2 * 192 * 4  # the outputs of sigmoid and tanh; the linear layer's weight is the model's own
+    assert activation_bytes(model, images()) == saved + 3 * 192 * 4
+    assert activation_bytes(model.double(), images().double()) == 2 * (saved + 3 * 192 * 4)
+
+
+def test_batch_size_within_a_bound():
+    model = Body()
+    each = activation_bytes(model, images())
+    assert batch_size_within(model, images(), 10 * each) == 10
+    assert batch_size_within(model, images(), 11 * each - 1) == 10
+    assert batch_size_within(model, images(), 1) == 1
+    assert batch_size_within(model, images(), 10**12) == LARGEST_BATCH
+    with pytest.raises(InputError, match="limit_bytes"):
+        batch_size_within(model, images(), 0)
