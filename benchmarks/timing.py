@@ -14,9 +14,14 @@ import torch
 from deconfound.recipes.machine import describe
 
 
-def paired(contestants: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round; all run in every round, in alternating order, after a warm-up."""
-    for run in contestants.values():
+def paired(
+    contestants: Mapping[str, Callable[[], object]], rounds: int, *, warm: bool = True
+) -> dict[str, list[float]]:
+    """Seconds of each contestant in each round; all run in every round, in alternating order, after a warm-up.
+
+    Runs of minutes need none: ``warm=False``.
+    """
+    for run in contestants.values() if warm else ():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds):

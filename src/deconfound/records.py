@@ -93,6 +93,7 @@ class AuditResult(Record):
     """The audit of a suite that runs its slow attacks on a random sample of the survivors.
 
     Attributes:
+        attacks: names of the slow attacks.
         survivors: of the attacks that ran on everything.
         sampled: how many of them the slow attacks were given.
         fell: how many of the sampled fell; with any, the slow attacks went on to all survivors.
@@ -100,6 +101,7 @@ class AuditResult(Record):
         bound: with 95 % confidence the slow attacks could have broken at most this share of all examples besides.
     """
 
+    attacks: tuple[str, ...] = ()
     survivors: int
     sampled: int
     fell: int

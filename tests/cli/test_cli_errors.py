@@ -44,7 +44,7 @@ WRONG = [
     (("evaluate", "r", "--norm", "l7"), r"norm: got 'l7'; expected one of linf, l2, l1"),
     (("evaluate", "r", "-n", "361"), r"n: got 361; expected between 1 and the split's 360 images"),
     (("evaluate", "r", "-n", "0"), r"n: got 0"),
-    (("evaluate", "r", "--budget", "vast"), r"budget: got 'vast'; expected one of demo, normal, full"),
+    (("evaluate", "r", "--budget", "vast"), r"budget: got 'vast'; expected one of demo, full, normal"),
     (("evaluate", "r", "--batch-size", "0"), r"batch_size: got 0"),
     (("evaluate", "r", "--seed", "-1"), r"seed: got -1"),
     (("evaluate", "r", "--mean", "a"), r"mean: got 'a'; expected numbers separated by commas"),
@@ -212,7 +212,11 @@ class TestFullDisk:
         assert not (tiny_disk / "run" / "model.safetensors").exists()
 
     def test_a_checkpoint_that_fits_survives_the_next_that_does_not(self, cli, tiny_disk, workspace):
-        shutil.copytree(workspace / "half", tiny_disk / "run", ignore=shutil.ignore_patterns("*.ckpt", "*.safetensors"))
+        shutil.copytree(
+            workspace / "half",
+            tiny_disk / "run",
+            ignore=shutil.ignore_patterns("*.ckpt", "*.safetensors", "evaluate-*"),
+        )
         (tiny_disk / "filler").write_bytes(b"\0" * 280_000)
         before = {path: path.read_bytes() for path in tiny_disk.rglob("*") if path.is_file()}
         words = ("train", tiny_disk / "run" / "recipe.yaml", "--out", tiny_disk / "run", "--resume", "--quiet")

@@ -415,7 +415,7 @@ def test_bad_input_is_one_clear_line():
         evaluate(model, images, labels, threat=THREAT, attacks=[], suite="none", provenance=ORIGIN)
 
 
-def test_curve_measures_every_radius_anew():
+def test_curve_measures_every_radius_and_keeps_what_a_smaller_one_broke():
     model, images, labels, difference, lead = examples(300)
     record = run(model, images, labels, curve_attack=Ascent)
     assert [point.eps for point in record.curve] == pytest.approx([0, 0.0125, 0.025, 0.0375, 0.05, 0.075, 0.1, 0.2, 1])
@@ -435,8 +435,10 @@ def test_curve_measures_every_radius_anew():
         def __call__(self, model, images, *rest, **more):
             return images if self.threat.eps > 0.06 else super().__call__(model, images, *rest, **more)
 
-    curve = run(model, images, labels, curve_attack=Forgetful).curve
-    assert curve[4].accuracy < curve[5].accuracy == curve[0].accuracy
+    record = run(model, images, labels, curve_attack=Forgetful, probes=Probes(single_step=Ascent, iterative=Ascent))
+    assert record.curve[4].accuracy == record.curve[5].accuracy < record.curve[0].accuracy
+    (check,) = [check for check in record.verdict.checks if check.name == "accuracy falls with eps"]
+    assert check.passed is False  # which looks at what each radius found by itself
 
 
 def test_radii_are_capped_at_the_box():

@@ -82,7 +82,12 @@ def attack_results(n: int, clean: float, robust: float) -> tuple[AttackResult, .
         [("apgd-ce-100", 0.9), ("apgd-t-100x9", 0.97), ("fab-t-100x9", 0.98), ("square-5000", 1)]
     ):
         after = start - round(drop * part)
-        settings = {"steps": 5000 if name == "square-5000" else 100, "restarts": 1, "step_size": 0.025, "adaptive": i > 1}
+        settings = {
+            "steps": 5000 if name == "square-5000" else 100,
+            "restarts": 1,
+            "step_size": 0.025,
+            "adaptive": i > 1,
+        }
         results.append(
             AttackResult(
                 name=name, settings=settings, attacked=left, survivors=after,
@@ -148,7 +153,12 @@ def make_fast(sampled: int = 100, survivors: int = 842, fell: int = 0, more: int
         for name, attacked, after in rows
     )  # fmt: skip
     audit = AuditResult(
-        survivors=survivors, sampled=sampled, fell=fell, complete=complete, bound=0.0 if complete else 0.0026
+        attacks=("fab-t-100x9", "square-5000"),
+        survivors=survivors,
+        sampled=sampled,
+        fell=fell,
+        complete=complete,
+        bound=0.0 if complete else 0.0026,
     )
     fields = {"suite": "fast", "n": 1000, "clean": 0.93, "robust": left / 1000, "attacks": attacks, "audit": audit}
     return make_evaluation(**{**fields, **changes})

@@ -139,7 +139,12 @@ def test_paper_gets_what_is_folded_away(found):
 def test_a_phone_needs_no_sideways_scrolling(make, trainings, tmp_path):
     name = "wide_resnet_70_16_" + "long_name_" * 12
     long = make["evaluation"](name, "d" * 90, names=("class_" * 15,) * 10, data="data_" * 20, notes=("n" * 300,))
-    found = browse(render([long, make["evaluation"](reasons=("r" * 200,))], trainings, "t" * 120), tmp_path, 390)
+    wide = make["column"]("c" * 90, "beyond", "t" * 90, 0.5, bound="b" * 90)
+    more = [
+        make["evaluation"](reasons=("r" * 200,)), make["fast"](), make["random"](), make["paper"](),
+        make["unseen"](reasons=("r" * 90,), columns=(*make["unseen"]().columns, wide)),
+    ]  # fmt: skip
+    found = browse(render([long, *more], trainings, "t" * 120), tmp_path, 390)
     assert found["width"][1] <= 500
     assert found["width"][0] <= found["width"][1]
     assert found["faults"] == []

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from deconfound.errors import InputError
+from deconfound.reporting.column_figure import columns_figure
 from deconfound.reporting.figures import (
     MARKERS,
     curve_figure,
@@ -78,8 +79,9 @@ def test_ids_begin_with_the_prefix_and_every_reference_resolves(evaluations):
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", source)
 
 
-def test_every_colour_is_one_that_a_page_may_replace(evaluations, trainings):
-    for figure in (curve_figure(evaluations), survivors_figure(evaluations[0]), training_figure(trainings[0])):
+def test_every_colour_is_one_that_a_page_may_replace(evaluations, trainings, make):
+    columns = columns_figure(make["unseen"]())
+    for figure in (curve_figure(evaluations), survivors_figure(evaluations[0]), training_figure(trainings[0]), columns):
         bare = re.sub(r"var\(--[a-z0-9-]+, (#[0-9a-f]{6})\)", "", svg(figure))
         assert re.findall(r"#[0-9a-f]{6}\b|rgb", bare) == []
 
@@ -132,7 +134,45 @@ def test_survivor_bars_have_the_lengths_of_the_shares(make):
     expected = [record.attacks[0].attacked, *(attack.survivors for attack in record.attacks)]
     assert [bar.get_width() for bar in bars] == pytest.approx([count / record.n for count in expected])
     written = texts(svg(survivors_figure(record)))
-    assert {"266 of 360 (73.9 %)", "257 of 360 (71.4 %)", "apgd-ce", "square"} <= set(written)
+    assert {"266 of 360 (73.9 %)", "257 of 360 (71.4 %)", "apgd-ce-100", "square-5000"} <= set(written)
+
+
+def test_bars_of_a_sample_are_pale_and_carry_no_share(make):
+    figure = survivors_figure(make["fast"]())
+    bars = figure.axes[0].containers[1]
+    assert [bar.get_alpha() is None for bar in bars] == [True, True, True, False, False]
+    written = texts(svg(figure))
+    assert written.count("tried on 100 only") == 2
+    assert "842 of 1000 (84.2 %)" in written
+
+
+def test_columns_have_the_accuracies_and_intervals_of_the_record(make):
+    record = make["unseen"]()
+    axes = columns_figure(record).axes[0]
+    bars, ticks, dots = (axes.get_lines()[k::3] for k in range(3))
+    assert len(bars) == 1 + 2 + 10 + 2 + 1
+    assert [bars[1].get_xdata()[k] for k in (0, 1)] == list(record.columns[0].interval)
+    assert dots[0].get_xdata() == [record.robust_accuracy]
+    shares = [column.accuracy for column in record.columns[2:7]]
+    assert list(ticks[3].get_xdata()) == shares
+    assert dots[3].get_xdata() == [pytest.approx(sum(shares) / 5)]
+    assert {"seen, linf 0.1", "apgd-l2", "gaussian noise", "all unseen together"} <= set(texts(svg(axes.figure)))
+
+
+def test_columns_of_an_unreliable_record_are_hollow_and_named_so(make):
+    sound, doubtful = columns_figure(make["unseen"]()), columns_figure(make["unseen"](reasons=("masked",)))
+    for figure, hollow in ((sound, False), (doubtful, True)):
+        faces = {line.get_markerfacecolor() for line in figure.axes[0].get_lines()[2::3]}
+        assert (faces == {"none"}) == hollow
+        assert ("UNRELIABLE" in figure.axes[0].get_xlabel()) == hollow
+
+
+def test_columns_of_a_paper_and_unknown_groups_are_drawn(make):
+    odd = make["column"]("_odd$", "of my own", "l2 1", math.nan)
+    figure = columns_figure(make["paper"](columns=(odd, *make["paper"]().columns)))
+    assert {"_odd$", "robust, linf 0.1", "of my own"} <= set(texts(svg(figure)))
+    with pytest.raises(InputError, match="an evaluation with columns"):
+        columns_figure(make["evaluation"]())
 
 
 def test_markup_mathematics_and_foreign_scripts_are_literal(make):

@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from deconfound.errors import InputError
-from deconfound.records import Check, Machine, Threat, Verdict
+from deconfound.records import AuditResult, Check, ColumnResult, Machine, Spread, Threat, Verdict
 from deconfound.reporting.page import PICTURE_BUDGET, png_size, render
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}"
@@ -187,6 +187,27 @@ def poisoned(make):
             "machine": machine,
             "training": {EVIL: {EVIL: EVIL}},
             "notes": (EVIL,),
+            "surrogate": EVIL,
+            "audit": AuditResult(survivors=9, sampled=5, fell=0, complete=False, bound=0.1),
+            "columns": tuple(
+                ColumnResult(
+                    name=EVIL + str(place),
+                    group=group,
+                    threat=EVIL,
+                    settings={EVIL: EVIL, "bound": EVIL},
+                    n=9,
+                    accuracy=0.5,
+                    interval=(0.2, 0.8),
+                )
+                for place, group in enumerate(("norm", "beyond", "union", EVIL))
+            ),
+            "spread": Spread(
+                judge={"kind": EVIL, EVIL: EVIL},
+                clean=(0.9,) * 5,
+                robust=(0.5,) * 5,
+                clean_deviation=0.0,
+                robust_deviation=0.0,
+            ),
         }
     )
     words = dict.fromkeys(("recipe_digest", "data", "data_digest", "selection"), EVIL)

@@ -31,7 +31,7 @@ def test_evaluation_says_everything_at_80_columns(make):
     assert max(map(len, out.splitlines())) <= 80
     for part in (
         "71.4 %", "[66.5, 75.8]", "97.2 %", "[95.0, 98.5]", "linf 0.1", "standard", "n 360", "seed 0", "UNRELIABLE",
-        "the unbounded attack fails", "apgd-ce: 266 of 350", "square: 257 of 259", "random restarts agree",
+        "the unbounded attack fails", "apgd-ce-100: 266 of 350", "square-5000: 257 of 259", "random restarts agree",
         "1 min 23 s", "1,234,567 forwards", "unbounded attack succeeds FAILED",
     ):  # fmt: skip
         assert part in out, part

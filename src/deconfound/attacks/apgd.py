@@ -17,6 +17,7 @@ from deconfound.attacks.climb import Climb, windows
 from deconfound.attacks.expectation import expected_loss, input_gradient
 from deconfound.attacks.harness import Hunt, assault, cut
 from deconfound.attacks.losses import cross_entropy, dlr, margin, name_of, targeted_dlr, targeted_margin
+from deconfound.attacks.points import Points
 from deconfound.attacks.settings import check_threat, choice, count, described, number
 from deconfound.attacks.targets import targets_of
 from deconfound.core.protocols import AttackLoss, Classifier, Judge
@@ -60,7 +61,8 @@ class APGD:
 
     Departures from AutoAttack's code: points leave the climb when they fall, targets are climbed side by side, the last
     gradient (which nothing uses) is not taken, L2 projections onto ball and box are exact, random starts are uniform
-    in the ball (theirs is stretched to its surface), and in L1 no step is spent on pixels that the box blocks.
+    in the ball (theirs is stretched to its surface) except in L1 at a fixed radius, where both are sparse, and in L1 no
+    step is spent on pixels that the box blocks.
 
     >>> APGD(ThreatModel("linf", 0.3)).name, APGD(ThreatModel("linf", 0.3), targets=9).name
     ('apgd-ce-100', 'apgd-t-100x9')
@@ -164,11 +166,21 @@ class APGD:
         stages = self._stages()
         for stage, (threat, steps) in enumerate(stages):
             if start is None:
-                streams = state.points.streams.fold("restart", restart)
-                start = threat.random_start(state.points.images, streams)
+                start = self._start(threat, state.points, restart)
             start = threat.project(start, state.points.images)
             last = stage + 1 == len(stages)
             start = self._climb(model, state, threat, start, steps, (restart, stage), final=last)
+
+    def _start(self, threat: ThreatModel, points: Points, restart: int) -> Tensor:
+        """Uniform in the ball; in L1 at a fixed radius x + N(0, I) projected onto it, which changes few pixels.
+
+        A dense L1 start holds every pixel a little changed, and at a fixed radius no step gets rid of all of that.
+        """
+        images, streams = points.images, points.streams.fold("restart", restart)
+        if threat.norm != "l1" or self.schedule != "flat":
+            return threat.random_start(images, streams)
+        normal = streams.fold("direction").normal(tuple(images.shape[1:]), images.dtype)
+        return threat.project(torch.add(images, normal, alpha=threat.box[1] - threat.box[0]), images)
 
     def _stages(self) -> list[tuple[ThreatModel, int]]:
         if self.schedule == "flat":

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from deconfound.attacks.judging import Examiner
+from deconfound.attacks.judging import Examiner, errs
 from deconfound.attacks.points import Points
 from deconfound.core.guards import Mode, attacking
 from deconfound.core.protocols import Classifier, Judge
@@ -21,6 +21,8 @@ from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Context
 
 Keep = Literal["first_adversarial", "last"]
+# Calls between two looks on an accelerator: some 1 % of the work is done on points that have fallen already.
+CPU_PATIENCE, ACCELERATOR_PATIENCE = 1, 8
 Maximiser = Callable[[Classifier, Points], Tensor]
 
 
@@ -36,6 +38,14 @@ class Hunt:
         self.images = points.images.clone()
         self._gone = torch.zeros(len(points), dtype=torch.bool, device=points.images.device)
         self._examiner = examiner
+        self._patience = CPU_PATIENCE if points.images.device.type == "cpu" else ACCELERATOR_PATIENCE
+        self._branches: list[Hunt] = []
+        self._wait()
+
+    def _wait(self) -> None:
+        """Nothing is noted; as soon as something is, it has a place for every row."""
+        self._noted: tuple[Tensor, Tensor] | None = None
+        self._calls = 0
 
     @property
     def distinct(self) -> bool:
@@ -48,11 +58,16 @@ class Hunt:
         Call ``catch_up`` on this one afterwards.
         """
         other = copy.copy(self)
-        other.points = self.points.take(rows)
+        other.points, other._branches = self.points.take(rows), []
+        other._wait()
+        self._branches.append(other)
         return other
 
     def catch_up(self) -> Tensor | None:
         """Drops what a branch has broken; returns as ``drop_fallen``."""
+        for branch in self._branches:
+            branch.settle()
+        self._branches = []
         lost = self._gone[self.points.place]
         if not bool(lost.any()):
             return None
@@ -63,15 +78,44 @@ class Hunt:
     def drop_fallen(self, candidates: Tensor, ask_all: bool = False) -> Tensor | None:
         """Keeps what has fallen at ``candidates`` and goes on with the rest.
 
+        On an accelerator the host does not wait for every answer: the first candidate at which a row falls is noted
+        there, and every few calls the noted ones are judged and dropped together.
+
         Args:
             candidates: one image for each row of ``points``. The logits of the surrogate's last call are used where
                 it was called on this very tensor.
             ask_all: the judge sees all of them, not only those that the surrogate says have fallen.
 
         Returns:
-            Positions of the rows that stand, for cutting the attack's own tensors; None where nothing fell.
+            Positions of the rows that stand, for cutting the attack's own tensors; None where nothing is dropped.
         """
-        return self.drop(candidates, self._examiner.fallen(candidates, self.points, ask_all))
+        if self._patience == 1:
+            return self.drop(candidates, self._examiner.fallen(candidates, self.points, ask_all))
+        if not ask_all:
+            self._note(candidates)
+            self._calls += 1
+            return self.settle() if self._calls >= self._patience else None
+        index = self.settle()
+        (left,) = cut(index, candidates)
+        more = self.drop(left, self._examiner.fallen(left, self.points, ask_all=True))
+        return more if index is None else index if more is None else index[more]
+
+    def _note(self, candidates: Tensor) -> None:
+        fallen = errs(self.heard(candidates), self.points.labels)
+        if self._noted is None:
+            self._noted = fallen, candidates.detach().clone()
+            return
+        before, images = self._noted
+        fresh = (fallen & ~before).view(-1, *[1] * (candidates.ndim - 1))
+        self._noted = before | fallen, torch.where(fresh, candidates.detach(), images)
+
+    def settle(self) -> Tensor | None:
+        """Judges and drops what is noted; returns as ``drop_fallen``."""
+        if self._noted is None:
+            return None
+        suspects, images = self._noted
+        self._wait()
+        return self.drop(images, self._examiner.confirmed(images, self.points, suspects))
 
     def heard(self, candidates: Tensor) -> Tensor:
         """The surrogate's logits (B, K), without a forward where it was called last on this very tensor."""
@@ -154,6 +198,8 @@ def hunt(
             state.drop_fallen(points.images, ask_all=True)
         if len(state.points):
             body(surrogate, state)
+        state.catch_up()
+        state.settle()
         return state.images
 
 

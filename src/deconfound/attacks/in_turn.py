@@ -26,7 +26,7 @@ class InTurn:
         name: in records.
 
     Raises:
-        InputError: no members, or members of different threat models.
+        InputError: no members, members of different threat models, or two of one name.
     """
 
     members: tuple[Attack, ...]
@@ -36,6 +36,8 @@ class InTurn:
         require(len(self.members) > 0, "members", self.members, "at least one attack")
         same = all(member.threat == self.members[0].threat for member in self.members)
         require(same, "members", [str(member.threat) for member in self.members], "attacks in one threat model")
+        names = [member.name for member in self.members]
+        require(len(set(names)) == len(names), "members", names, "different names, which key their random numbers")
 
     @property
     def threat(self) -> ThreatModel:

@@ -56,6 +56,7 @@ class Recorder:
     """Remembers the logits of the classifier's last iterate, so that the same iterate is not forwarded twice.
 
     An iterate that is forwarded several times in a row, once for each draw, is remembered by the mean of its logits.
+    What a classifier asks of itself meanwhile is not heard, and its input is what it was before its own hooks.
     """
 
     def __init__(self, classifier: Classifier) -> None:
@@ -64,6 +65,7 @@ class Recorder:
         self._version = 0
         self._total: Tensor | None = None
         self._calls = 0
+        self._inside: list[tuple[Tensor, int] | None] = []
 
     @contextmanager
     def listening(self) -> Iterator[Classifier]:
@@ -74,11 +76,16 @@ class Recorder:
         if not isinstance(self._classifier, nn.Module):
             yield self._heard
             return
-        handle = self._classifier.register_forward_hook(self._hook)
+        self._inside.clear()
+        handles = (
+            self._classifier.register_forward_pre_hook(self._enter, prepend=True),
+            self._classifier.register_forward_hook(self._leave),
+        )
         try:
             yield self._classifier
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
     def logits(self, images: Tensor, streams: Streams) -> Tensor:
         """z(images): what was heard if this very tensor came last, else a forward (one draw) without gradient."""
@@ -96,32 +103,39 @@ class Recorder:
             images.data_ptr() == last.data_ptr() and images.shape == last.shape and images.stride() == last.stride()
         )
 
-    def _hear(self, images: Tensor, logits: Tensor) -> None:
+    def _hear(self, images: Tensor, version: int, logits: Tensor) -> None:
+        """``version`` is that of the images before the forward: one that writes over them answers for others."""
         again = self._is_last(images) and self._total is not None
-        self._images, self._version = images, images._version
+        self._images, self._version = images, version
         self._total = self._total + logits.detach() if again else logits.detach()  # type: ignore[operator]
         self._calls = self._calls + 1 if again else 1
 
-    def _hook(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if args:
-            self._hear(args[0], output)
+    def _enter(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._inside.append((args[0], args[0]._version) if args else None)
+
+    def _leave(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        call = self._inside.pop()
+        if call is not None and not self._inside:
+            self._hear(*call, output)
 
     def _heard(self, images: Tensor) -> Tensor:
+        version = images._version
         logits = self._classifier(images)
-        self._hear(images, logits)
+        self._hear(images, version, logits)
         return logits
 
 
 class HeardDraws:
     """A stochastic classifier whose draws are overheard; everything else is asked of the classifier."""
 
-    def __init__(self, classifier: StochasticClassifier, hear: Callable[[Tensor, Tensor], None]) -> None:
+    def __init__(self, classifier: StochasticClassifier, hear: Callable[[Tensor, int, Tensor], None]) -> None:
         self._inner, self._hear = classifier, hear
 
     def draw(self, images: Tensor, streams: Streams, draws: int) -> Tensor:
         """Logits (R, B, K)."""
+        version = images._version
         logits = self._inner.draw(images, streams, draws)
-        self._hear(images, logits.mean(dim=0))
+        self._hear(images, version, logits.mean(dim=0))
         return logits
 
     def __getattr__(self, name: str) -> Any:

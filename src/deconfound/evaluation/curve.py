@@ -1,4 +1,4 @@
-"""Accuracy against the radius, measured anew at every radius.
+"""Accuracy against the radius: attacked anew at every radius, and what a smaller one broke stays broken.
 
 Shapes: n examples; images (n, C, H, W), verdicts (n,) bool.
 """
@@ -26,7 +26,11 @@ CURVE_EXAMPLES = 200
 
 @dataclass(frozen=True)
 class Curve:
-    """Points in the order of their radii; ``standing[r]`` says which examples were still right at radius r."""
+    """Points in the order of their radii; ``standing[r]`` says which examples the attack at radius r by itself left.
+
+    The points count what a smaller radius broke, since a larger ball holds it too; whether the attack finds that again
+    is a check for gradient masking, which reads ``standing``.
+    """
 
     points: tuple[CurvePoint, ...]
     standing: tuple[Tensor, ...]
@@ -60,7 +64,7 @@ def accuracy_curve(
     radii: Sequence[float],
     ledger: Ledger,
 ) -> Curve:
-    """Attack what is right on the clean image at every radius, whatever a smaller radius found.
+    """Attack what is right on the clean image at every radius, and count what a smaller radius broke as broken.
 
     Args:
         referee: judges.
@@ -75,12 +79,13 @@ def accuracy_curve(
         (f"curve/{radius!r}", partial(_measure, referee, sample, attack))
         for radius, attack in zip(radii, attacks, strict=True)
     ]
-    points, standing = [], []
+    points, standing, left_so_far = [], [], sample.correct.cpu()
     for radius, attack, found in zip(radii, attacks, ledger.all(pieces), strict=True):
-        left = found["standing"]
-        interval, share = wilson_interval(sum(left), len(left)), sum(left) / len(left)
-        points.append(CurvePoint(eps=radius, accuracy=share, interval=interval, n=len(left), attack=attack.name))
-        standing.append(torch.tensor(left, dtype=torch.bool))
+        standing.append(torch.tensor(found["standing"], dtype=torch.bool))
+        left_so_far = left_so_far & standing[-1]
+        left, n = int(left_so_far.sum()), len(left_so_far)
+        interval = wilson_interval(left, n)
+        points.append(CurvePoint(eps=radius, accuracy=left / n, interval=interval, n=n, attack=attack.name))
     return Curve(tuple(points), tuple(standing))
 
 

@@ -13,8 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deconfound.core.checks import check_logits
 from deconfound.core.guards import evaluating, full_float32, randomness_kept
-from deconfound.core.protocols import Attack, Classifier, Crew, ImageSource, Journal, Judge, Monitor, PredictingJudge
+from deconfound.core.protocols import (
+    Attack,
+    Classifier,
+    Crew,
+    ImageSource,
+    Journal,
+    Judge,
+    Monitor,
+    PredictingJudge,
+    StochasticClassifier,
+)
+from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Audit
 from deconfound.errors import InputError, require
@@ -83,20 +95,23 @@ def evaluate(
         gallery: at most so many broken examples are kept as pictures.
 
     Raises:
-        InputError: images or labels that are not what they should be, a model that does not accept them, an attack
-            built for another threat model or returning images outside it, a journal of another call.
+        InputError: images or labels that are not what they should be, a model that does not accept them, a surrogate or
+            a source of transfer with other classes, an attack built for another threat model or returning images
+            outside it, a journal of another call.
     """
     device = _device(model, images)
     examples = examples_of(images, labels, index, device, _dtype(model))
     audited = () if audit is None else tuple(audit.attacks)
     _check_settings((*attacks, *audited), columns, threat, judge, batch_size, gallery)
     meter = Meter()
+    sources = () if probes is None else tuple(probes.transfer)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(full_float32())
         stack.enter_context(randomness_kept(device))
-        stack.enter_context(evaluating(model, judge, surrogate))
+        stack.enter_context(evaluating(model, judge, surrogate, *sources))
+        _check_fellows(model, examples, surrogate, sources)
         counted = stack.enter_context(meter.counting(model))
         climbed = None if surrogate is None else stack.enter_context(meter.counting(surrogate))
         call = _call(
@@ -111,7 +126,7 @@ def evaluate(
             seed=seed,
             batch_size=batch_size,
             gallery=gallery,
-            judge=None if judge is None else type(judge).__qualname__,
+            judge=_judging(judge),
             curve=[_described(curve_attack(threat)), curve_radii] if curve_attack else None,
             probes=probes.described(threat) if probes else None,
         )
@@ -166,6 +181,49 @@ def _check_settings(
     for attack in attacks:
         if attack.threat != threat:
             raise InputError(f"attack {attack.name!r}", str(attack.threat), f"an attack for {threat}")
+
+
+def _check_fellows(
+    model: Classifier, examples: Examples, surrogate: Classifier | None, sources: Sequence[Classifier]
+) -> None:
+    """What is climbed in place of the model takes the same images and knows as many classes."""
+    fellows = [("surrogate", surrogate)] if surrogate is not None else []
+    fellows += [(f"transfer source {number + 1}", source) for number, source in enumerate(sources)]
+    if not fellows:
+        return
+    batch = examples.batch(torch.arange(1))
+    try:
+        classes = _classes("model", model, batch.images)
+    except InputError:  # said more precisely when the clean images are judged
+        return
+    for field, fellow in fellows:
+        found = _classes(field, fellow, batch.images)
+        require(found == classes, field, f"{found} classes", f"the {classes} classes of the model that judges")
+
+
+def _classes(field: str, classifier: Classifier, images: Tensor) -> int:
+    """K of a classifier, asked about one image."""
+    try:
+        with torch.no_grad():
+            if isinstance(classifier, StochasticClassifier):
+                logits = classifier.draw(images, Streams(0, [0]).to(images.device), 1)[0]
+            else:
+                logits = classifier(images)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        rule = f"a classifier of the same images; it says: {cause}"
+        raise InputError(field, type(classifier).__name__, rule) from None
+    return check_logits(logits, 1, field)
+
+
+def _judging(judge: Judge | None) -> Any:
+    """What tells one judge from another, as plain data."""
+    if judge is None:
+        return None
+    own = dict(judge.settings()) if isinstance(judge, PredictingJudge) else {}
+    return [type(judge).__qualname__, own]
 
 
 def _call(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,15 @@ from deconfound.evaluation.meter import Cost, Meter
 Work = Callable[[], dict[str, Any]]
 Piece = tuple[str, Work]
 Seen = Callable[[int, dict[str, Any]], None]
+
+# What every line of a journal holds; others are passed over.
+_FIELDS = {"piece", "result", "cost"}
+
+
+def _same(field: str, found: Mapping[str, Any], call: Mapping[str, Any]) -> None:
+    for key, value in call.items():
+        if found.get(key) != value:
+            raise InputError(f"{field}: {key}", found.get(key), f"{value!r}, as in this call")
 
 
 class Solo:
@@ -43,22 +53,25 @@ class Ledger:
         self._meter = meter
         self.crew: Crew = crew or Solo()
         self._journal = journal
-        self._done = {
-            str(entry["piece"]): entry for entry in (journal.entries() if journal else []) if "piece" in entry
-        }
         self._costs: dict[str, Cost] = {}
-        self._check(dict(call))
+        self._done: dict[str, Mapping[str, Any]] = {}
+        self._agree(dict(call))
 
-    def _check(self, call: dict[str, Any]) -> None:
-        found = self._done.get("call")
-        if found is None:
-            if self._done:
-                raise InputError("journal", "finished pieces without the call they belong to", "an unbroken journal")
+    def _agree(self, call: dict[str, Any]) -> None:
+        """All processes are at the same call, and start from what any of them finds in its journal."""
+        own = [entry for entry in (self._journal.entries() if self._journal else []) if entry.keys() >= _FIELDS]
+        found = self.crew.gather({"call": call, "entries": own})
+        for rank, other in enumerate(found):
+            _same(f"process {rank}", other["call"], found[0]["call"])
+        entries = [entry for other in found for entry in other["entries"]]
+        for entry in entries:
+            if entry["piece"] == "call":
+                _same("journal", entry["result"], call)
+        self._done = {str(entry["piece"]): entry for entry in entries}
+        if self._done and "call" not in self._done:
+            raise InputError("journal", "finished pieces without the call they belong to", "an unbroken journal")
+        if not self._done:
             self._write("call", call)
-            return
-        for key, value in call.items():
-            if found["result"].get(key) != value:
-                raise InputError(f"journal: {key}", found["result"].get(key), f"{value!r}, as in this call")
 
     def _write(self, piece: str, result: dict[str, Any], cost: Cost | None = None) -> None:
         if self._journal is not None:
@@ -102,14 +115,17 @@ class Ledger:
         result = work()
         cost = self._meter.read().minus(before)
         self._write(piece, result, cost)
-        self._done[piece] = {"piece": piece, "result": result, "cost": list(cost)}
-        return self._done[piece]
+        done = {"piece": piece, "result": result, "cost": list(cost)}
+        self._done[piece] = done
+        return done
 
     def _merge(self, mine: Mapping[str, Any], failure: Exception | None) -> None:
         """Every process learns what the others found; a failure of one is raised by all, so that none waits."""
         if self.crew.size == 1:
             return
-        found = self.crew.gather({"done": dict(mine), "failure": failure})
+        found = self.crew.gather({"done": dict(mine), "failure": None if failure is None else carried(failure)})
+        if failure is not None:
+            raise failure
         for other in found:
             if other["failure"] is not None:
                 raise other["failure"]
@@ -122,3 +138,16 @@ class Ledger:
             if piece.startswith(starts):
                 total = total.plus(cost)
         return total
+
+
+def carried(failure: Exception) -> Exception:
+    """The failure as it can be told to other processes: itself, or its text where it cannot be pickled and unpickled.
+
+    >>> carried(ValueError("seven"))
+    ValueError('seven')
+    """
+    try:
+        copy = pickle.loads(pickle.dumps(failure))
+    except Exception:  # of foreign code: anything can go wrong there
+        copy = None
+    return failure if type(copy) is type(failure) else RuntimeError(f"{type(failure).__name__}: {failure}")

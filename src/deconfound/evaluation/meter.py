@@ -89,7 +89,7 @@ class Meter:
         return Cost(time.perf_counter(), time.process_time(), self._forwards, self._backwards)
 
     def _hook(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, Tensor):
+        if isinstance(output, Tensor) and output.ndim:
             self._count(output, output.shape[0])
 
     def _count(self, output: Tensor, count: int) -> None:

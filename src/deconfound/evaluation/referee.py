@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deconfound.core.checks import check_logits
 from deconfound.core.protocols import Attack, Classifier, Judge, PredictingJudge, StochasticClassifier
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
@@ -70,7 +71,11 @@ class Referee:
         self.surrogate = surrogate
 
     def logits(self, images: Tensor, streams: Streams | None = None) -> Tensor:
-        """z(images), without gradient, (B, K); of a stochastic model the mean of nine draws."""
+        """z(images), without gradient, (B, K); of a stochastic model the mean of nine draws.
+
+        Raises:
+            InputError: the model returns something else.
+        """
         if streams is None:
             streams = Streams(0, torch.arange(len(images), device=images.device))
         parts = torch.arange(len(images), device=images.device).split(self.batch_size)
@@ -79,8 +84,11 @@ class Referee:
 
     def _forward(self, images: Tensor, streams: Streams) -> Tensor:
         if isinstance(self.model, StochasticClassifier):
-            return self.model.draw(images, streams.fold("logits"), DRAWS).mean(dim=0)
-        return self.model(images)
+            logits = self.model.draw(images, streams.fold("logits"), DRAWS).mean(dim=0)
+        else:
+            logits = self.model(images)
+        check_logits(logits, len(images))
+        return logits
 
     def predictions(self, images: Tensor, streams: Streams) -> Tensor:
         """The class the judge sees, (B,), -1 for none; without such a judge that of the largest logit."""

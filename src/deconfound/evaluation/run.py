@@ -78,9 +78,9 @@ class Run:
         batch = self.examples.batch(places)
         check_images(batch.images)
         streams = self._streams(batch).fold("clean")
-        logits = self._checked_logits(batch) if int(places[0]) == 0 else None
-        known = logits is not None and self.referee.judge is None
-        predictions = predicted(logits) if known else self.referee.predictions(batch.images, streams)  # type: ignore[arg-type]
+        logits = self._checked_logits(batch, streams)
+        known = self.referee.judge is None
+        predictions = predicted(logits) if known else self.referee.predictions(batch.images, streams)
         by_seed = self.referee.by_seed(batch.images, batch.labels, streams, predictions)
         return {
             "labels": batch.labels.tolist(),
@@ -89,9 +89,11 @@ class Run:
             "by_seed": by_seed.tolist(),
         }
 
-    def _checked_logits(self, batch: Batch) -> Tensor:
-        logits = _first_forward(self.referee, batch.images)
-        check_labels(batch.labels, check_logits(logits, len(batch.labels)), len(batch.labels))
+    def _checked_logits(self, batch: Batch, streams: Streams) -> Tensor:
+        """Logits of the batch, of its first image where a judge of its own decides, once images and labels fit them."""
+        count = len(batch.labels) if self.referee.judge is None else 1
+        logits = _first_forward(self.referee, batch.images[:count], streams[torch.arange(count, device=streams.device)])
+        check_labels(batch.labels, check_logits(logits, count), len(batch.labels))
         return logits
 
     def attack(self, number: int | str, attack: Attack, among: Tensor | None = None) -> AttackResult:
@@ -156,7 +158,14 @@ class Run:
                 results[k] = joined(results[k], self.attack(f"{number + k}/rest", one, rest))
         missed = 0 if complete else hidden_bound(len(survivors), size)
         bound = missed / len(self.findings)
-        return results, AuditResult(survivors=len(survivors), sampled=size, fell=fell, complete=complete, bound=bound)
+        return results, AuditResult(
+            attacks=tuple(one.name for one in audit.attacks),
+            survivors=len(survivors),
+            sampled=size,
+            fell=fell,
+            complete=complete,
+            bound=bound,
+        )
 
     def columns(self, groups: Sequence[tuple[str, Attack]]) -> tuple[ColumnResult, ...]:
         """Every attack by itself on everything that is right when clean, and what is left after all of them."""
@@ -291,13 +300,13 @@ def column(name: str, group: str, attack: Attack | None, standing: Tensor) -> Co
     )
 
 
-def _first_forward(referee: Referee, images: Tensor) -> Tensor:
+def _first_forward(referee: Referee, images: Tensor, streams: Streams) -> Tensor:
     """The logits; a model that does not accept images of this shape says so as an input error."""
     try:
-        return referee.logits(images)
-    except torch.OutOfMemoryError:
+        return referee.logits(images, streams)
+    except (torch.OutOfMemoryError, InputError):
         raise
-    except (RuntimeError, ValueError) as error:
-        cause = str(error).strip().splitlines()[0]
+    except (RuntimeError, ValueError, TypeError) as error:
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         shape = "x".join(str(size) for size in images.shape[1:])
         raise InputError("images", f"CxHxW {shape}", f"images that the model accepts; it says: {cause}") from error

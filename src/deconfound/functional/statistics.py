@@ -117,10 +117,11 @@ def hidden_bound(population: int, sample: int, confidence: float = 0.95) -> int:
     (28, 0)
     """
     require(0 <= sample <= population, "sample", sample, f"between 0 and {population}")
+    level = (1 - confidence) * (1 - 1e-9)  # a tie counts as possible, whichever way the chance of it was rounded
     low, high = 0, population - sample  # the chance of finding none falls as F grows
     while low < high:
         middle = (low + high + 1) // 2
-        if stats.hypergeom.pmf(0, population, middle, sample) >= 1 - confidence:
+        if stats.hypergeom.pmf(0, population, middle, sample) >= level:
             low = middle
         else:
             high = middle - 1

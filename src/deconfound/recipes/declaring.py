@@ -36,6 +36,7 @@ def of_run(run: str | Path, loaded: Loaded) -> tuple[DeclaredAttack, ...]:
     objective = build_objective(loaded.model, loaded.recipe)
     others = {name: player for name, player in objective.players().items() if player is not loaded.model}
     if others:
+        device = next((t.device for t in loaded.model.state_dict().values()), None)
         place = Path(run)
         file = RunFolder(place if place.is_dir() else place.parent).players
         tensors, _ = read_weights(file, "players")
@@ -43,7 +44,7 @@ def of_run(run: str | Path, loaded: Loaded) -> tuple[DeclaredAttack, ...]:
             start = f"{name}/"
             own = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
             fit_state(player, own, f"{file}: {name}")
-            player.eval()
+            player.to(device).eval()
     return tuple(objective.declared_attacks())
 
 

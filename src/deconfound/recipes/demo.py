@@ -18,7 +18,7 @@ from deconfound.store import write_text
 
 # In the order of the story; those that the library does not have (yet) are left out.
 STORY = ("standard", "pgd-at", "causaladv-m", "ciiv", "cafe")
-SUITE = "quick"
+SUITE = "fast"
 FILES = ("results.json", "report.html")
 RUNS = "runs"
 

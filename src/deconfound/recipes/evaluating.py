@@ -24,6 +24,7 @@ from deconfound.models.fast import Precision
 from deconfound.recipes import declaring, machine
 from deconfound.recipes.preparing import Prepared, classes_of, prepare
 from deconfound.recipes.resolve import family_radii
+from deconfound.recipes.schema import sensible
 from deconfound.records import EvaluationRecord
 from deconfound.store.weights import digest_tensors
 
@@ -112,6 +113,7 @@ def run(
     Raises:
         InputError: bad input, such as a suite that a stochastic model would fool.
     """
+    subject = _within_budget(subject, judging)
     model, images = subject.model, subject.images
     ready = prepare(model, images, subject.labels, subject.index, judging.precision, judging.batch_size)
     plan = planned(judging, subject, ready)
@@ -119,7 +121,7 @@ def run(
         model,
         images,
         subject.labels,
-        index=_index(subject, judging, ready),
+        index=subject.index,
         threat=subject.threat,
         attacks=plan.attacks,
         audit=plan.audit,
@@ -179,11 +181,17 @@ def _judge(subject: Subject, ready: Prepared) -> Judge | None:
     return subject.judge
 
 
-def _index(subject: Subject, judging: Judging, ready: Prepared) -> Tensor | None:
+def _within_budget(subject: Subject, judging: Judging) -> Subject:
     """The examples asked for; on a stochastic model the budget's number of them where none were."""
-    if subject.index is not None or not ready.stochastic or judging.spent.points is None:
-        return subject.index
-    return torch.arange(min(len(subject.images), judging.spent.points))
+    points, images = judging.spent.points, subject.images
+    if subject.index is not None or points is None or not isinstance(subject.model, StochasticClassifier):
+        return subject
+    if not isinstance(images, Tensor):
+        return replace(subject, index=torch.arange(min(len(images), points)))
+    labels = subject.labels
+    if not isinstance(labels, Tensor) or len(labels) != len(images):  # refused as it is
+        return subject
+    return replace(subject, images=images[:points], labels=labels[:points])
 
 
 def _draws(judging: Judging, ready: Prepared) -> int:
@@ -243,10 +251,12 @@ def evaluate(
         A record with ``robust_accuracy``, ``clean_accuracy``, intervals, ``verdict`` and ``outcomes``.
 
     Raises:
-        InputError: images outside [0, 1], labels outside 0..K-1, unknown suite, and the like.
+        InputError: images outside [0, 1], labels outside 0..K-1, a radius above 1 in L-infinity, unknown suite, and the
+            like.
     """
     settings = Judging(**judging)  # type: ignore[arg-type]
     require(isinstance(threat, ThreatModel), "threat", threat, 'a ThreatModel, such as ThreatModel("linf", "8/255")')
+    sensible(threat)
     require(isinstance(model, nn.Module), "model", type(model).__name__, "a torch.nn.Module")
     state = dict(model.state_dict())
     device = next((tensor.device for tensor in state.values()), torch.device("cpu"))

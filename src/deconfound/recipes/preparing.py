@@ -32,7 +32,8 @@ class Prepared:
     """What was found on the first examples.
 
     Attributes:
-        classes: K; 0 where the model does not take the images, which judging refuses with a reason.
+        classes: K; 0 where the model does not take the images, which judging refuses with a reason, as it does labels
+            that do not fit.
         stochastic: predictions are drawn.
         surrogate: the fast double, None where attacks climb the model itself.
         rung: what attacks climb, in words.
@@ -71,8 +72,9 @@ def prepare(
     check_images(sample)
     stochastic = isinstance(model, StochasticClassifier)
     classes = classes_of(model, sample)
-    if classes == 0:
-        return Prepared(0, stochastic, None, ITSELF, (), batch_size or 1)
+    good = truth.dtype == torch.int64 and truth.shape == (len(sample),) and 0 <= int(truth.min()) <= int(truth.max())
+    if classes == 0 or not good or int(truth.max()) >= classes:
+        return Prepared(classes, stochastic, None, ITSELF, (), batch_size or 1)
     made = FastSurrogate(model, ITSELF) if stochastic else fast_surrogate(model, sample, truth, precision=precision)
     climbed = None if made.classifier is model else made.classifier
     size = batch_size or _batch_size(climbed or model, sample, stochastic)
@@ -85,7 +87,8 @@ def _first(
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     if isinstance(images, Tensor):
         sample = images[:_LOOKED_AT].to(device)
-        truth = torch.zeros(len(sample), dtype=torch.int64) if labels is None else labels[:_LOOKED_AT]
+        given = isinstance(labels, Tensor) and labels.ndim == 1
+        truth = labels[:_LOOKED_AT] if given else torch.zeros(len(sample), dtype=torch.int64)  # type: ignore[index]
         return sample, truth.to(device)
     places = torch.arange(len(images)) if index is None else index
     (batch,) = images.batches([places[:_LOOKED_AT]], device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -101,7 +101,7 @@ def evaluate_target(
         labels=None,
         index=index,
         threat=threat,
-        provenance=_provenance(loaded, test, judging, device),
+        provenance=replace(_provenance(loaded, test, judging, device), notes=_notes(loaded, judging)),
         declared=of_run(target.target, loaded) if judging.suite == "adaptive" else (),
         sources=tuple(load(source).to(device) for source in target.transfer_from),
         radii=family_radii(family),
@@ -212,6 +212,12 @@ def _default_path(target: Target, judging: Judging, threat: ThreatModel) -> Path
     drawn = "" if target.sample is None else f"-sample{target.sample}"
     seed = "" if judging.seed == 0 else f"-seed{judging.seed}"
     return Path(target.target) / f"evaluate-{data}{judging.suite}-{threat.norm}-{radius}{some}{drawn}{seed}.json"
+
+
+def _notes(loaded: Loaded, judging: Judging) -> tuple[str, ...]:
+    if judging.suite != "adaptive" or loaded.recipe is not None:
+        return ()
+    return ("bare weights: attacks that a training objective declares need its run and were left out",)
 
 
 def _provenance(loaded: Loaded, test: ImageSource, judging: Judging, device: torch.device) -> Provenance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,16 +43,15 @@ def shared_journal(
     try:
         yield journal
     except InputError as error:
-        if is_new and path.exists() and len(own.entries()) <= 1:  # it says what was asked, and nothing else yet
+        if is_new and path.exists() and all(entry.get("piece") == "call" for entry in own.entries()):
             path.unlink()
         if error.field.startswith("journal"):
             rule = f"{error.rule}; {path} holds an unfinished evaluation with other settings (--overwrite forgets it)"
             raise InputError(error.field, error.value, rule) from None
         raise
     _wait(crew)
-    if rank == 0:
-        for other in _all(record):
-            other.unlink(missing_ok=True)
+    for other in _all(record) if rank == 0 else [path]:  # its own too, where the first sees another disk
+        other.unlink(missing_ok=True)
 
 
 def _own(record: Path, rank: int) -> Path:
@@ -61,7 +61,7 @@ def _own(record: Path, rank: int) -> Path:
 def _all(record: Path) -> list[Path]:
     """The journals of all processes of earlier calls, in the order of their names."""
     first = _own(record, 0)
-    numbered = [path for path in first.parent.glob(f"{first.name}.*") if path.suffix[1:].isdigit()]
+    numbered = [path for path in first.parent.glob(f"{glob.escape(first.name)}.*") if path.suffix[1:].isdigit()]
     return [path for path in (first, *sorted(numbered)) if path.exists()]
 
 

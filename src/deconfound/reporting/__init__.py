@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
+    from deconfound.reporting.column_figure import columns_figure
     from deconfound.reporting.comparison import comparison_view
     from deconfound.reporting.figures import curve_figure, png, survivors_figure, svg, training_figure
     from deconfound.reporting.page import render
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from deconfound.reporting.text import interval, percent
 
 _HOME = {
+    "columns_figure": "column_figure",
     "comparison_view": "comparison",
     "curve_figure": "figures",
     "evaluation_table": "tables",
@@ -28,6 +30,7 @@ _HOME = {
 }
 
 __all__ = [
+    "columns_figure",
     "comparison_view",
     "curve_figure",
     "evaluation_table",

@@ -11,13 +11,14 @@ from matplotlib.ticker import PercentFormatter
 
 from deconfound.errors import require
 from deconfound.records import EvaluationRecord
-from deconfound.reporting.columns import GROUPS, Row, column_rows
+from deconfound.reporting.columns import GROUPS, OWN, Row, column_rows
 from deconfound.reporting.figures import house_style, settled
 from deconfound.reporting.inline_svg import INK, MUTED, SERIES
 from deconfound.reporting.text import short
 
 _LOOKS = {
     "seen": (SERIES[0], "o"),
+    "robust": (SERIES[0], "o"),
     "column": (SERIES[1], "s"),
     "norm": (SERIES[1], "s"),
     "beyond": (SERIES[2], "D"),
@@ -37,11 +38,11 @@ def columns_figure(record: EvaluationRecord) -> Figure:
     require(bool(rows), "record", record.suite, "an evaluation with columns")
     groups = list(dict.fromkeys(row.group for row in rows))
     with house_style():
-        figure = Figure(figsize=(5.2, 1.0 + 0.27 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(5.2, 0.9 + 0.27 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         for place, row in enumerate(rows):
             _draw(axes, place, row, reliable=record.verdict.reliable)
-        axes.set_yticks(range(len(rows)), [short(row.name, 24) for row in rows])
+        axes.set_yticks(range(len(rows)), [short(_label(row), 24) for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -52,6 +53,10 @@ def columns_figure(record: EvaluationRecord) -> Figure:
         names = [GROUPS.get(group, short(group, 16)) for group in groups]
         figure.legend(handles, names, loc="outside lower left", ncols=4, handlelength=1.2, columnspacing=1.4)
         return settled(figure)
+
+
+def _label(row: Row) -> str:
+    return f"{GROUPS[row.group]}, {row.bound}" if row.group in OWN else row.name
 
 
 def _draw(axes: Axes, place: int, row: Row, *, reliable: bool) -> None:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deconfound.records import EvaluationRecord
-from deconfound.reporting.columns import GROUPS, Row, column_rows, columns_title, severity, sizes, widest
+from deconfound.reporting.columns import GROUPS, OWN, Row, column_rows, columns_title, severity, sizes, widest
 from deconfound.reporting.strength import accuracy_text
 from deconfound.reporting.text import clean, interval, percent, verdict_text
 
@@ -33,7 +33,7 @@ def _attackers(record: EvaluationRecord, rows: Sequence[Row]) -> Table:
     for place, row in enumerate(rows):
         last = place + 1 == len(rows) or rows[place + 1].group != row.group
         share = f"{percent(row.share)} {interval(*row.interval)}"
-        if row.group == "seen":
+        if row.group in OWN:
             share = accuracy_text(record, robust=True, gap=" ")
         cells = (row.name, GROUPS.get(row.group, clean(row.group)), row.bound, share)
         table.add_row(*map(Text, cells), end_section=last)

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from deconfound.records import EvaluationRecord
 from deconfound.reporting.column_figure import columns_figure
-from deconfound.reporting.columns import GROUPS, Row, column_rows, columns_title, corruption, severity, sizes
+from deconfound.reporting.columns import GROUPS, OWN, Row, column_rows, columns_title, corruption, severity, sizes
 from deconfound.reporting.figures import svg
 from deconfound.reporting.strength import accuracy_text
 from deconfound.reporting.text import clean, interval, percent, verdict_text
@@ -33,6 +33,9 @@ def column_view(number: int, name: str, record: EvaluationRecord) -> dict[str, A
         "verdict": verdict_text(record.verdict),
         "n": sizes(rows),
         "svg": Markup(svg(columns_figure(record), f"columns-{number}", f"{title}, {name}", words)),
+        "together": "; ".join(
+            f"{row.name}: {percent(row.share)} {interval(*row.interval)}" for row in rows if row.group == "union"
+        ),
         "rows": [_row(record, row) for row in rows if not row.severities],
         "settings": [column for column in record.columns if column.settings and not corruption(column)],
         "levels": _levels(kinds),
@@ -46,7 +49,7 @@ def _row(record: EvaluationRecord, row: Row) -> dict[str, Any]:
         "name": row.name,
         "group": GROUPS.get(row.group, clean(row.group)),
         "bound": row.bound,
-        "accuracy": seen if row.group == "seen" else percent(row.share),
+        "accuracy": seen if row.group in OWN else percent(row.share),
         "interval": interval(*row.interval),
         "n": row.n,
     }

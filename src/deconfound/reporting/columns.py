@@ -12,11 +12,15 @@ from deconfound.reporting.text import clean, listing, threat_text
 
 GROUPS = {
     "seen": "seen",
+    "robust": "robust",
     "column": "paper's column",
     "norm": "other norm",
     "beyond": "beyond norms",
     "union": "together",
 }
+
+# Rows that show the record's own robust accuracy.
+OWN = ("seen", "robust")
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,12 @@ def _unseen(record: EvaluationRecord) -> bool:
 
 def _seen(record: EvaluationRecord) -> Row:
     names = [clean(attack.name) for attack in record.attacks]
-    what = listing(names) if 0 < len(names) <= 3 else "robust accuracy"
     bound = threat_text(record.threat)
+    whole = f"all {len(names)} attacks of the suite" if names else "all columns within it"
     return Row(
-        name=what,
-        group="seen",
-        bound=bound if names else f"what is within {bound}",
+        name=listing(names) if 0 < len(names) <= 3 else whole,
+        group="seen" if _unseen(record) else "robust",
+        bound=bound,
         n=record.n,
         share=record.robust_accuracy,
         interval=record.robust_interval,
@@ -128,4 +132,4 @@ def _bound(column: ColumnResult) -> str:
     return clean(str(column.settings.get("bound") or column.threat)) or "not recorded"
 
 
-__all__ = ["GROUPS", "Row", "column_rows", "columns_title", "corruption", "severity", "sizes", "widest"]
+__all__ = ["GROUPS", "OWN", "Row", "column_rows", "columns_title", "corruption", "severity", "sizes", "widest"]

@@ -183,11 +183,8 @@ def _autoattack(record: EvaluationRecord) -> str:
 
 
 def _audited(record: EvaluationRecord) -> str:
-    """The audit's attacks; the record of a complete one does not tell them from the rest, except by the suite."""
-    attacks = [attack for attack in record.attacks if on_sample(attack)]
-    if record.audit is not None and record.audit.complete:
-        attacks = list(record.attacks[-2:]) if record.suite == "fast" and len(record.attacks) > 2 else []
-    return listing([attack_title(attack.name) for attack in attacks]) or "the slow attacks"
+    names = () if record.audit is None else record.audit.attacks
+    return listing([attack_title(name) for name in names]) or "the slow attacks"
 
 
 def _all(survivors: int) -> str:

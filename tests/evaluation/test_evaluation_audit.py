@@ -1,0 +1,163 @@
+"""The audit: how many survivors, which ones, when all of them, and what it may claim."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom, chi2
+
+from deconfound.core.types import Audit
+from deconfound.functional.statistics import hidden_bound
+from judged import Planted, Switch, judged, numbered
+
+COUNT, WRONG, EARLY = 60, (3, 50), (7, 8, 9, 10)
+LEFT = COUNT - len(WRONG) - len(EARLY)
+
+
+def audited(victims=(), count=COUNT, least=20, share=0.1, second=(), order=None, **settings):
+    """A record and the numbers that each of two slow attacks was given."""
+    images, labels = numbered(count, [number for number in WRONG if number < count])
+    order = torch.arange(count) if order is None else order
+    early = Planted(name="early", victims=frozenset(EARLY))
+    slow = Planted(name="slow", victims=frozenset(victims))
+    slower = Planted(name="slower", victims=frozenset(second))
+    audit = Audit(attacks=(slow, slower), least=least, share=share)
+    settings = {"index": order} | settings
+    record = judged(Switch(), images[order], labels[order], [early], audit=audit, **settings)
+    return record, slow.given, slower.given
+
+
+@given(st.integers(0, 10**6), st.integers(1, 500), st.floats(0.001, 1))
+def test_the_sample_is_the_larger_of_the_least_and_the_share(survivors, least, share):
+    size = Audit(attacks=(), least=least, share=share).sample_size(survivors)
+    assert size <= survivors
+    assert size == survivors or (size >= least and size >= share * survivors - 1e-6)
+    assert size in (survivors, least, math.ceil(share * survivors))
+
+
+def test_by_default_a_hundred_or_a_tenth():
+    sizes = {survivors: Audit(attacks=()).sample_size(survivors) for survivors in (0, 99, 101, 1000, 1001, 9000)}
+    assert sizes == {0: 0, 99: 99, 101: 100, 1000: 100, 1001: 101, 9000: 900}
+
+
+def brute(population, sample):
+    level = [
+        few
+        for few in range(population - sample + 1)
+        if 20 * math.comb(population - few, sample) >= math.comb(population, sample)
+    ]
+    return max(level)
+
+
+def test_the_bound_is_the_exact_hypergeometric_one():
+    for population in range(1, 41):
+        for sample in range(population + 1):
+            assert hidden_bound(population, sample) == brute(population, sample), (population, sample)
+    for population, sample in ((9000, 900), (1000, 100), (317, 100), (200, 199)):
+        assert hidden_bound(population, sample) == brute(population, sample)
+
+
+def test_nothing_fell_so_the_rest_is_bounded():
+    record, slow, slower = audited()
+    audit = record.audit
+    assert (audit.survivors, audit.sampled, audit.fell, audit.complete) == (LEFT, 20, 0, False)
+    assert audit.bound == brute(LEFT, 20) / COUNT
+    assert len(slow) == len(set(slow)) == 20
+    assert sorted(slower) == sorted(slow)
+    assert not {*slow} & {*WRONG, *EARLY}
+    assert [attack.attacked for attack in record.attacks] == [COUNT - len(WRONG), 20, 20]
+    assert [attack.survivors for attack in record.attacks] == [LEFT] * 3
+    assert record.robust_accuracy == LEFT / COUNT
+
+
+def test_the_sample_is_keyed_by_seed_and_index_alone():
+    chosen = {*audited()[1]}
+    for batch_size in (1, 7, 1000):
+        assert {*audited(batch_size=batch_size)[1]} == chosen
+    assert {*audited(order=torch.arange(COUNT).flip(0))[1]} == chosen
+    assert {*audited(seed=1)[1]} != chosen
+    assert sorted(chosen) != sorted(set(range(COUNT)) - {*WRONG, *EARLY})[:20]
+    assert {*audited(least=10)[1]} < chosen
+
+
+def test_one_that_falls_sends_the_audit_to_all_survivors():
+    sampled = audited()[1]
+    hidden = sorted({*range(COUNT)} - {*sampled, *WRONG, *EARLY})[:3]
+    record, slow, slower = audited(victims=[sampled[4], hidden[0]], second=[hidden[1], sampled[5]])
+    audit = record.audit
+    assert (audit.fell, audit.complete, audit.bound) == (2, True, 0)
+    assert slow[:20] == sampled
+    assert len(slow) == len(set(slow)) == LEFT
+    assert {*slower} == {*slow} - {sampled[4], hidden[0]}
+    assert len(slower) == len(set(slower))
+    by = {outcome.index: outcome.broken_by for outcome in record.outcomes}
+    assert by[sampled[4]] == by[hidden[0]] == "slow"
+    assert by[hidden[1]] == by[sampled[5]] == "slower"
+    assert by[hidden[2]] is None
+    assert record.robust_accuracy == (LEFT - 4) / COUNT
+    _, slow_result, slower_result = record.attacks
+    assert slow_result.attacked == LEFT
+    assert slower_result.attacked == LEFT - 2
+    assert slower_result.survivors == LEFT - 4
+    assert slow_result.forwards == LEFT  # one forward for each, in two rounds
+
+
+def test_a_hidden_one_outside_the_sample_stays_hidden():
+    sampled = audited()[1]
+    hidden = sorted({*range(COUNT)} - {*sampled, *WRONG, *EARLY})
+    record, slow, _ = audited(victims=hidden[:2])
+    assert (record.audit.fell, record.audit.complete) == (0, False)
+    assert sorted(slow) == sorted(sampled)
+    assert record.audit.bound >= 2 / COUNT
+
+
+@pytest.mark.parametrize(("count", "least"), [(30, 100), (30, 25), (COUNT, COUNT)])
+def test_small_populations_are_attacked_completely_and_once(count, least):
+    record, slow, _ = audited(count=count, least=least, victims=[20])
+    left = [number for number in range(count) if number not in (*WRONG, *EARLY)]
+    assert sorted(slow) == left
+    assert (record.audit.sampled, record.audit.complete, record.audit.bound) == (len(left), True, 0)
+    assert record.audit.fell == 1
+
+
+def test_without_survivors_there_is_nothing_to_audit():
+    images, labels = numbered(5)
+    early = Planted(name="early", victims=frozenset(range(5)))
+    slow = Planted(name="slow")
+    record = judged(Switch(), images, labels, [early], audit=Audit(attacks=(slow,)))
+    audit = record.audit
+    assert (audit.survivors, audit.sampled, audit.fell, audit.complete, audit.bound) == (0, 0, 0, True, 0)
+    assert slow.given == []
+    assert record.attacks[1].attacked == 0
+
+
+def test_the_claim_is_wrong_in_at_most_five_of_a_hundred_audits():
+    """As many hidden victims as the bound just rules out: the claim is false exactly where none is drawn.
+
+    Each assertion fails by chance with a probability of at most 1e-4.
+    """
+    population, size, audits = 30, 10, 250
+    victims = brute(population, size) + 1
+    images, labels = numbered(population)
+    missed, drawn = 0, torch.zeros(population)
+    for seed in range(audits):
+        slow = Planted(name="slow", victims=frozenset(range(victims)))
+        audit = Audit(attacks=(slow,), least=size, share=0.01)
+        record = judged(Switch(), images, labels, [Planted(name="early")], audit=audit, seed=seed, gallery=0)
+        drawn[slow.given[:size]] += 1
+        if record.audit.complete:
+            assert record.robust_accuracy == (population - victims) / population
+        else:
+            missed += 1
+            assert record.audit.bound * population < victims
+    chance = math.comb(population - victims, size) / math.comb(population, size)
+    assert chance < 0.05
+    assert missed <= binom.ppf(1 - 1e-4, audits, 0.05)
+    assert binom.ppf(5e-5, audits, chance) <= missed <= binom.ppf(1 - 5e-5, audits, chance)
+    expected = audits * size / population
+    spread = audits * size / population * (1 - size / population) * population / (population - 1)
+    assert float(((drawn - expected) ** 2).sum() / spread) <= chi2.isf(1e-4, population - 1)
