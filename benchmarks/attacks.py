@@ -4,8 +4,8 @@ python benchmarks/attacks.py PART... --weights FOLDER --mnist FOLDER [--run RUN 
     [--rounds 3] [--share 0.1] [--out FILE]
 
 PART is any of: strength, agreement, mnist, resnet, apgd, pgd, peak. The last four need a CIFAR-10 ResNet-18, such as
-``deconfound train fgsm-rs --data CIFAR10`` leaves it. ``--share`` shortens every budget of ``mnist`` and ``resnet``, for
-ratios of time that need no hour. ``--kept FILE`` remembers what pyautoattack left standing.
+``deconfound train fgsm-rs --data CIFAR10`` leaves it. ``--share`` shortens every budget of ``mnist`` and ``resnet``,
+for ratios of time that need no hour. ``--kept FILE`` remembers what pyautoattack left standing.
 """
 
 from __future__ import annotations
@@ -146,10 +146,7 @@ def suites_against_autoattack(
     """Seconds of the standard suite at ``share`` of every budget, ours in bfloat16 and in float32 against theirs."""
     threat = ThreatModel("linf", eps)
     attacks = shortened(threat, options.share)
-    doubles = {
-        "bf16": fast_surrogate(model, images, labels),
-        "32": fast_surrogate(model, images, labels, precision="32"),
-    }
+    doubles = both(model, images, labels)
     left: dict[str, int] = {}
 
     def ours(made: FastSurrogate, name: str) -> Callable[[], None]:

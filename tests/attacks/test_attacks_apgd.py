@@ -189,6 +189,8 @@ def test_the_given_target_is_climbed_and_may_not_be_the_label():
     assert (reached != labels).all()
     with pytest.raises(InputError, match=r"context\['target'\]: got 'class \d for an image of that class'"):
         attack(model, images, labels, context={"target": labels})
+    with pytest.raises(InputError, match=r"context\['target'\]"):
+        PGD(ThreatModel("linf", 0.5), loss=targeted_cross_entropy)(model, images, labels, context={"target": labels})
 
 
 @pytest.mark.parametrize("aim", ["random", "most-likely", "least-likely"])

@@ -169,3 +169,24 @@ def test_callable_faults(foreign, spec, options, message):
 def test_a_network_for_another_size_is_refused(foreign):
     with pytest.raises(InputError, match=r"a network that takes \(1, 3, 16, 16\) images, but RuntimeError"):
         build("foreign_nets:plain", classes=7, channels=3, size=16)
+
+
+def test_a_network_that_draws_keeps_its_draw(monkeypatch):
+    class Drawing(nn.Module):
+        def draw(self, images, streams, draws):
+            noise = streams.uniform((draws, 4)).transpose(0, 1)
+            return images.flatten(1)[None, :, :4] + noise
+
+        def attack_surrogates(self):
+            return ()
+
+    module = types.ModuleType("drawing_nets")
+    module.net = lambda: Drawing()
+    monkeypatch.setitem(sys.modules, "drawing_nets", module)
+    made = build("drawing_nets:net", classes=4, channels=1, size=4)
+    assert isinstance(made, Drawing)
+    for field, options in (("mean", {"mean": 0.5, "std": 0.5}), ("layer", {"layer": "x"})):
+        with pytest.raises(InputError, match=f"{field}: got .* methods of its own"):
+            build("drawing_nets:net", classes=4, channels=1, size=4, **options)
+    with pytest.raises(InputError, match="5 classes in its output, not 4"):
+        build("drawing_nets:net", classes=5, channels=1, size=4)

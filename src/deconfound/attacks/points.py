@@ -33,7 +33,8 @@ class Points:
         """The points of one call, checked by shape and type alone so that nothing waits for a device.
 
         Raises:
-            InputError: images not float32 or float64, or labels, streams or context of another length.
+            InputError: images not float32 or float64, labels, streams or context of another length, or a target that
+                is the label (the only check of values; nothing waits where no target is given).
         """
         precise = isinstance(images, Tensor) and images.dtype in (torch.float32, torch.float64) and images.ndim > 1
         shown = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
@@ -48,6 +49,7 @@ class Points:
         for name, value in (context or {}).items():
             if len(value) != count:
                 raise InputError(f"context[{name!r}]", tuple(value.shape), f"{count} rows, one for each image")
+        _check_target((context or {}).get("target"), labels)
         plain = {name: _plain(value) for name, value in (context or {}).items()}
         return cls(_plain(images), _plain(labels), streams, plain, torch.arange(count, device=device))
 
@@ -56,6 +58,13 @@ class Points:
         context = {name: value[index] for name, value in self.context.items()}
         streams = self.streams[index]
         return Points(self.images[index], self.labels[index], streams, context, self.place[index])
+
+
+def _check_target(target: Tensor | None, labels: Tensor) -> None:
+    same = () if target is None else (target == labels).nonzero().flatten()
+    if len(same):
+        shown = f"class {int(labels[same[0]])} for an image of that class"
+        raise InputError("context['target']", shown, "another class than the label")
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from deconfound.core.checks import check_logits
 from deconfound.core.guards import evaluating, working_folder_importable
+from deconfound.core.protocols import DeclaresSurrogates, StochasticClassifier, ViewedClassifier
+from deconfound.core.streams import Streams
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.models.network import Size, sides, whole
 from deconfound.models.normalise import Levels, Normalise
-from deconfound.models.split import Split, split_model
+from deconfound.models.split import split_model
 
 PREFIXES = ("timm:", "torchvision:")
 
@@ -38,11 +40,15 @@ def build_external(
     mean: Levels,
     std: Levels,
     options: Mapping[str, Any],
-) -> Split:
+) -> nn.Module:
     """Build, wrap with normalisation and try once, on a grey ramp, that shape, classes and split are right.
 
+    A network that draws its predictions, looks several times or declares attacks on itself keeps those methods: it is
+    returned as it is, and brings its normalisation with it.
+
     Raises:
-        InputError: see ``catalogue.build``; also a network that does not take such images or gives other logits.
+        InputError: see ``catalogue.build``; also a network that does not take such images or gives other logits, and
+            mean, std or layer with one that is returned as it is.
     """
     whole("classes", classes, 2)
     whole("channels", channels, 1)
@@ -57,8 +63,34 @@ def build_external(
     else:
         model = make(rest, classes, channels, (height, width), settings)
     probe = torch.linspace(0, 1, channels * height * width).view(1, channels, height, width)
+    if isinstance(model, StochasticClassifier | ViewedClassifier | DeclaresSurrogates):
+        for field, value in (("mean", mean), ("std", std), ("layer", layer)):
+            require(value is None, field, value, f"none: {name} has methods of its own that a wrapper would hide")
+        return _special(name, model, probe, classes)
     _try(name, nn.Sequential(normalise, model), probe, classes)
     return split_model(model, layer, normalise=normalise, probe=probe)
+
+
+def _special(name: str, model: nn.Module, probe: Tensor, classes: int) -> nn.Module:
+    """The network itself, tried once: by a draw where it draws."""
+    tried = model
+    if isinstance(model, StochasticClassifier):
+        tried = _Draw(model)
+    _try(name, tried, probe, classes)
+    return model
+
+
+class _Draw(nn.Module):
+    """One draw as a forward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> logits (B, K)."""
+        logits: Tensor = self.model.draw(images, Streams(0, range(len(images))), 1)[0]  # type: ignore[operator]
+        return logits
 
 
 def _try(name: str, model: nn.Module, probe: Tensor, classes: int) -> None:
