@@ -19,7 +19,7 @@ from deconfound.attacks.harness import Hunt, assault, cut
 from deconfound.attacks.losses import cross_entropy, dlr, margin, name_of, targeted_dlr, targeted_margin
 from deconfound.attacks.points import Points
 from deconfound.attacks.settings import check_threat, choice, count, described, number
-from deconfound.attacks.targets import targets_of
+from deconfound.attacks.targets import pairs, targets_of
 from deconfound.core.protocols import AttackLoss, Classifier, Judge
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
@@ -236,16 +236,3 @@ def _drop(state: Hunt, climb: Climb) -> bool:
     if index is not None:
         climb.take(index)
     return bool(len(state.points))
-
-
-def pairs(state: Hunt, targets: Tensor, rank: int) -> Hunt:
-    """A branch with a row for every pair of a point and one of its targets (B, T), targets outermost.
-
-    Each row knows its ``context["target"]`` and draws from streams of the target's rank, counted from ``rank``.
-    """
-    count = targets.shape[1]
-    branch = state.branch(torch.arange(len(state.points), device=targets.device).repeat(count))
-    streams = Streams.joined([state.points.streams.fold("target", rank + t) for t in range(count)])
-    context = {**branch.points.context, "target": targets.T.flatten()}
-    branch.points = replace(branch.points, streams=streams, context=context)
-    return branch

@@ -85,8 +85,9 @@ class Climb:
             kept = support / L1_SHRINK
         zeros = torch.zeros_like(value)
         reduced = torch.ones_like(value, dtype=torch.bool)
-        best = (start, gradient, value)
-        return cls(images, start, start, gradient, value, *best, step, zeros, reduced, value, kept, support)
+        known = value.masked_fill(value.isnan(), -torch.inf)  # nothing would ever be better than NaN
+        best = (start, gradient, known)
+        return cls(images, start, start, gradient, known, *best, step, zeros, reduced, known, kept, support)
 
     def take(self, index: Tensor) -> None:
         """Keep the rows at ``index``."""

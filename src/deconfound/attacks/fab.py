@@ -13,12 +13,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from deconfound.attacks.apgd import pairs
 from deconfound.attacks.boundary import boundary
 from deconfound.attacks.harness import Hunt, assault, cut, first_of_each
 from deconfound.attacks.judging import errs
 from deconfound.attacks.settings import check_threat, count, described, number
-from deconfound.attacks.targets import targets_of
+from deconfound.attacks.targets import pairs, targets_of
 from deconfound.core.protocols import Classifier, Judge
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
@@ -29,6 +28,9 @@ from deconfound.functional.losses import margin
 
 # Croce & Hein's code: a shorter way to the hyperplane counts as this long, so that two of length 0 have a ratio.
 LEAST_LENGTH = 1e-8
+# L2: steps after which an adversarial iterate waits for a gradient where it has gone back to. To wait costs a step
+# without a move, so that few steps are better spent on the way.
+PATIENT = 40
 # The final search aims so far from the secant's root towards the closest adversarial image: the root itself is a tie.
 PAST_ROOT = 0.1
 
@@ -84,9 +86,10 @@ class FAB:
         InputError: a setting outside its range.
 
     Departures from AutoAttack's code: the forward that gives the next gradient also says whether the step before found
-    something, so that an adversarial iterate goes back to clean + beta (x - clean) with the hyperplane of x itself, not
-    of the point it goes back to; targets are climbed side by side; at the end the closest adversarial image outside
-    the ball is projected onto it and tried.
+    something. An adversarial iterate then goes back to clean + beta (x - clean) and on from there with the hyperplane
+    of x itself, which in L-infinity and L1 ends 1 to 4 % closer than theirs; in L2, where it ends 3 to 5 % farther
+    after 100 steps, from the 40th step on it goes back and waits for the gradient there. Targets are climbed side by
+    side; at the end the closest adversarial image outside the ball is projected onto it and tried.
 
     >>> FAB(ThreatModel("linf", 0.3)).name, FAB(ThreatModel("linf", 0.3), targets=9).name
     ('fab-100', 'fab-t-100x9')
@@ -208,7 +211,12 @@ class FAB:
             iterate, values, gradient = cut(index, iterate, values, gradient)
             if not len(hunt.points):
                 return
-            iterate = self._step(iterate, hunt.points.images, values, gradient, fooled)
+            moved = self._step(iterate, hunt.points.images, values, gradient, fooled)
+            if self.threat.norm == "l2" and step >= PATIENT:
+                wide = fooled.view(-1, *[1] * (iterate.ndim - 1))
+                back = torch.lerp(hunt.points.images, iterate, self.beta)
+                moved = torch.where(wide, back.clamp(*self.threat.box), moved)
+            iterate = moved
         self._look(hunt, closest, iterate, patient=record is not None)
         if record is not None:
             _keep(hunt, closest, record)

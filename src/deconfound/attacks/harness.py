@@ -191,7 +191,7 @@ def hunt(
     """
     if threat.eps == 0 or not len(points):
         return points.images.clone()
-    examiner = Examiner(model, judge)
+    examiner = Examiner(model, judge, points.streams)
     with attacking(mode, points.images.device, model), examiner.listening() as surrogate:
         state = Hunt(points, examiner)
         if examiner.distinct or not begins_clean:

@@ -148,12 +148,16 @@ class Examiner:
     Where the judge is the surrogate, its recorded logits decide. A judge of its own costs a forward in another
     precision or network, so it is asked about the clean images, then only about points that the surrogate says have
     fallen, and at the end of a climb about all that are left.
+
+    A random judge always draws from ``streams``, those of the attack's call: rows of one example that climb with
+    streams of their own (one for each target) would else have as many chances to be called wrong by luck.
     """
 
-    def __init__(self, model: Classifier, judge: Judge | Classifier | None) -> None:
+    def __init__(self, model: Classifier, judge: Judge | Classifier | None, streams: Streams | None = None) -> None:
         asked = None if judge is None or judge is model else as_judge(judge)
         same = asked is None or (isinstance(asked, ArgmaxJudge) and asked.classifier is model)
         self._judge = None if same else asked
+        self._streams = streams
         self._recorder = Recorder(model)
 
     @property
@@ -187,5 +191,6 @@ class Examiner:
 
     def _asked(self, candidates: Tensor, points: Points) -> Tensor:
         assert self._judge is not None
+        streams = points.streams if self._streams is None else self._streams[points.place]
         with torch.no_grad():
-            return self._judge(candidates.detach(), points.labels, points.streams)
+            return self._judge(candidates.detach(), points.labels, streams)

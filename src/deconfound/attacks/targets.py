@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from deconfound.attacks.expectation import bound
+from deconfound.attacks.harness import Hunt
 from deconfound.attacks.points import Points
 from deconfound.attacks.settings import choice
 from deconfound.core.guards import attacking
@@ -50,6 +51,19 @@ def targets_of(model: Classifier, points: Points, count: int, capacity: int) -> 
         parts = torch.arange(len(points), device=points.images.device).split(capacity)
         logits = [bound(model, points.streams[part].fold("rank"))(points.images[part]).float() for part in parts]
     return ranked(torch.cat(logits), points.labels, count)
+
+
+def pairs(state: Hunt, targets: Tensor, rank: int) -> Hunt:
+    """A branch with a row for every pair of a point and one of its targets (B, T), targets outermost.
+
+    Each row knows its ``context["target"]`` and draws from streams of the target's rank, counted from ``rank``.
+    """
+    count = targets.shape[1]
+    branch = state.branch(torch.arange(len(state.points), device=targets.device).repeat(count))
+    streams = Streams.joined([state.points.streams.fold("target", rank + t) for t in range(count)])
+    context = {**branch.points.context, "target": targets.T.flatten()}
+    branch.points = replace(branch.points, streams=streams, context=context)
+    return branch
 
 
 @dataclass(frozen=True)
