@@ -61,7 +61,9 @@ class Points:
 
 
 def _check_target(target: Tensor | None, labels: Tensor) -> None:
-    same = () if target is None else (target == labels).nonzero().flatten()
+    if target is None:
+        return
+    same = (target == labels).nonzero().flatten()
     if len(same):
         shown = f"class {int(labels[same[0]])} for an image of that class"
         raise InputError("context['target']", shown, "another class than the label")
