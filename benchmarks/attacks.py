@@ -33,7 +33,7 @@ from peers import STAGES, autoattack, pgd_peers, right
 from third_party import mnist_nets
 from timing import paired, pin, report, summary
 
-AUDIT_SHARE = 0.1
+AUDIT_SHARE, BATCH = 0.1, 64
 Stages = dict[str, list[int]]
 """Positions left standing after each stage."""
 
@@ -231,7 +231,7 @@ def apgd(options: argparse.Namespace) -> dict:
 
 def pgd(options: argparse.Namespace) -> dict:
     """PGD-20 from a random start, every step on every point (``keep="last"``), as the others do it."""
-    model, images, labels = survivors(options)
+    model, (images, labels) = load_run(options.run), first(options.cifar, BATCH)
     eps, step = 8 / 255, 2 / 255
     attack = PGD(ThreatModel("linf", eps), steps=20, step_size=step, keep="last")
     contestants = {
@@ -266,7 +266,7 @@ def peak(options: argparse.Namespace) -> dict:
     """Multiply-adds per second of an attack step against those of a large matrix product in the same precision."""
     from deconfound.models.footprint import multiply_adds
 
-    model, images, labels = survivors(options)
+    model, (images, labels) = load_run(options.run), first(options.cifar, BATCH)
     made, size = fast_surrogate(model, images, labels), 2048
     square = {dtype: torch.randn(size, size).to(dtype) for dtype in (torch.float32, torch.bfloat16)}
     with torch.no_grad():

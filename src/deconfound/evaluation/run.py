@@ -5,7 +5,7 @@ Shapes: N examples, B of a batch, K classes; images (B, C, H, W), places (B,) in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -66,13 +66,23 @@ class Run:
 
     def judge_clean_images(self) -> None:
         """Predictions and errors on the clean images."""
-        self._start("clean images", len(self.findings))
-        parts = torch.arange(len(self.findings)).split(self.referee.batch_size)
-        pieces = [(f"clean/{number}", partial(self._clean_batch, places)) for number, places in enumerate(parts)]
-        for places, found in zip(parts, self.ledger.all(pieces, self._seen(parts)), strict=True):
+        everything = torch.arange(len(self.findings))
+        for places, found in self._in_batches("clean images", "clean", self._clean_batch, everything):
             self.findings.clean(places.tolist(), found["labels"], found["predictions"], found["wrong"])
             self.findings.seed_errors(places.tolist(), found["by_seed"], clean=True)
-        self._finish()
+
+    def _in_batches(
+        self, task: str, piece: str, work: Callable[[Tensor], dict[str, Any]], places: Tensor
+    ) -> list[tuple[Tensor, dict[str, Any]]]:
+        """The places batch by batch with what the work on each found; the batches are the ledger's pieces."""
+        parts = places.split(self.referee.batch_size) if len(places) else ()
+        if self.monitor is not None:
+            self.monitor.start(task, len(places))
+        pieces = [(f"{piece}/{number}", partial(work, part)) for number, part in enumerate(parts)]
+        found = self.ledger.all(pieces, self._seen(parts))
+        if self.monitor is not None:
+            self.monitor.finish()
+        return list(zip(parts, found, strict=True))
 
     def _clean_batch(self, places: Tensor) -> dict[str, Any]:
         batch = self.examples.batch(places)
@@ -101,20 +111,14 @@ class Run:
         standing, cost = self.findings.standing(), Cost()
         if among is not None:
             standing = standing[torch.isin(standing, among)]
-        self._start(attack.name, len(standing))
-        parts = standing.split(self.referee.batch_size) if len(standing) else ()
-        pieces = [
-            (f"attack/{number}/{part}", partial(self._attack_batch, attack, places))
-            for part, places in enumerate(parts)
-        ]
-        for places, found in zip(parts, self.ledger.all(pieces, self._seen(parts)), strict=True):
+        work = partial(self._attack_batch, attack)
+        for places, found in self._in_batches(attack.name, f"attack/{number}", work, standing):
             self.findings.seed_errors(places.tolist(), found["by_seed"])
             for place, prediction, distance in found["broken"]:
                 self.findings.broke(attack.name, place, prediction, distance)
             room = max(0, self.gallery - len(self.pictures))
             self.pictures += [Picture.model_validate(entry) for entry in found["pictures"][:room]]
             cost = cost.plus(Cost(*found["attack_cost"]))
-        self._finish()
         return AttackResult(
             name=attack.name,
             settings=attack.settings(),
@@ -182,17 +186,13 @@ class Run:
 
     def _column(self, number: int, attack: Attack, places: Tensor) -> Tensor:
         """Which of all examples one attack breaks, (N,) bool; inside the threat model that is a finding."""
-        self._start(attack.name, len(places))
         broken = torch.zeros(len(self.findings), dtype=torch.bool)
-        parts = places.split(self.referee.batch_size) if len(places) else ()
-        pieces = [(f"attack/column/{number}/{k}", partial(self._attack_batch, attack, p)) for k, p in enumerate(parts)]
-        counts = attack.threat == self.threat
-        for part, found in zip(parts, self.ledger.all(pieces, self._seen(parts)), strict=True):
+        work = partial(self._attack_batch, attack)
+        for part, found in self._in_batches(attack.name, f"attack/column/{number}", work, places):
             broken[[row[0] for row in found["broken"]]] = True
-            if counts:
+            if attack.threat == self.threat:
                 self.findings.seed_errors(part.tolist(), found["by_seed"])
                 self._note(attack, found["broken"])
-        self._finish()
         return broken
 
     def _note(self, attack: Attack, broken: Sequence[Sequence[Any]]) -> None:
@@ -252,10 +252,6 @@ class Run:
     def _streams(self, batch: Batch) -> Streams:
         return Streams(self.seed, batch.index)
 
-    def _start(self, task: str, total: int) -> None:
-        if self.monitor is not None:
-            self.monitor.start(task, total)
-
     def _seen(self, parts: Sequence[Tensor]) -> Seen:
         """Tells the monitor of every piece that is done, by this process."""
         done = 0
@@ -267,10 +263,6 @@ class Run:
                 self.monitor.update(done, {})
 
         return seen
-
-    def _finish(self) -> None:
-        if self.monitor is not None:
-            self.monitor.finish()
 
 
 def joined(first: AttackResult, second: AttackResult) -> AttackResult:
