@@ -5,8 +5,8 @@ Shapes: B examples, N that are still worked on; images, gradients (N, C, H, W), 
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Self, get_args
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -15,12 +15,9 @@ from deconfound.attacks.expectation import input_gradient
 from deconfound.attacks.harness import cut
 from deconfound.attacks.linearised import Start, started
 from deconfound.attacks.losses import margin
-from deconfound.attacks.minimum_norm import Chase, annealed, pursue, refuse_norm
+from deconfound.attacks.minimum_norm import Chase, MinimumNorm, annealed, refuse_norm
 from deconfound.attacks.settings import check_threat, choice, count, described, number
-from deconfound.core.protocols import Classifier, Judge
-from deconfound.core.streams import Streams
-from deconfound.core.threat import ThreatModel
-from deconfound.core.types import Context
+from deconfound.core.protocols import Classifier
 
 # Adam (Kingma & Ba 2015), its own defaults, as Carlini & Wagner use it.
 BETA_1, BETA_2, ADAM_EPS = 0.9, 0.999, 1e-8
@@ -32,7 +29,7 @@ LAST_SHARE = 0.01
 
 
 @dataclass(frozen=True)
-class CWL2:
+class CWL2(MinimumNorm):
     """Carlini & Wagner's L2 attack (2017, section VI.A).
 
     min over w of |x - image|_2^2 + c max(-margin(x), 0), x = middle + half tanh(w), by Adam; c is multiplied by ten
@@ -59,11 +56,11 @@ class CWL2:
     second half of its steps; no early end of a search, which theirs decides for the whole batch; the last search goes
     on bisecting c.
 
+    >>> from deconfound.core.threat import ThreatModel
     >>> CWL2(ThreatModel("l2", 0.5)).name
     'cw-l2-9x1000'
     """
 
-    threat: ThreatModel
     _: KW_ONLY
     steps: int = 1000
     searches: int = 9
@@ -72,8 +69,6 @@ class CWL2:
     start: Start = "boundary"
     targets: int = 9
     draws: int = 1
-    halvings: int = 10
-    name: str = ""
 
     def __post_init__(self) -> None:
         check_threat(self.threat)
@@ -86,10 +81,6 @@ class CWL2:
         choice("start", self.start, get_args(Start))
         if not self.name:
             object.__setattr__(self, "name", f"cw-l2-{self.searches}x{self.steps}")
-
-    def at(self, threat: ThreatModel) -> Self:
-        """The same attack in another threat model."""
-        return replace(self, threat=threat)
 
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, ready for JSON."""
@@ -106,45 +97,9 @@ class CWL2:
             halvings=self.halvings,
         )
 
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """An adversarial image inside the threat model where one was met, else the clean one, (B, C, H, W).
-
-        Arguments as those of ``PGD``; the context is not used.
-
-        Raises:
-            InputError: shapes or types that do not fit each other.
-        """
-        given = (model, images, labels, streams, context, judge)
-        return pursue(self._climb, self.threat, *given, begins_clean=self.start == "boundary")
-
-    def nearest(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """The closest adversarial image met, at whatever distance; the clean one where it errs or none was met.
-
-        Arguments as above. ``threat.distance(found, images)`` measures it; ``eps`` is not used.
-
-        Raises:
-            InputError: shapes or types that do not fit each other.
-        """
-        given = (model, images, labels, streams, context, judge)
-        return pursue(self._climb, self.threat, *given, begins_clean=self.start == "boundary", halvings=self.halvings)
+    @property
+    def _begins_clean(self) -> bool:
+        return self.start == "boundary"
 
     def _climb(self, model: Classifier, chase: Chase) -> None:
         start = started(self.start, model, chase, self.targets, self.draws)

@@ -5,8 +5,8 @@ Shapes: B examples, N that are still worked on; images, gradients (N, C, H, W), 
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Self, get_args
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -15,12 +15,10 @@ from deconfound.attacks.expectation import input_gradient
 from deconfound.attacks.harness import cut
 from deconfound.attacks.linearised import Start, started
 from deconfound.attacks.losses import margin, name_of
-from deconfound.attacks.minimum_norm import Chase, annealed, farthest, pursue, refuse_norm, within
+from deconfound.attacks.minimum_norm import Chase, MinimumNorm, annealed, farthest, refuse_norm, within
 from deconfound.attacks.settings import check_threat, choice, count, described, number
-from deconfound.core.protocols import AttackLoss, Classifier, Judge
-from deconfound.core.streams import Streams
+from deconfound.core.protocols import AttackLoss, Classifier
 from deconfound.core.threat import ThreatModel
-from deconfound.core.types import Context
 from deconfound.errors import require
 from deconfound.functional import norms
 
@@ -29,7 +27,7 @@ LAST_SHARE = 0.01
 
 
 @dataclass(frozen=True)
-class DDN:
+class DDN(MinimumNorm):
     """Decoupled direction and norm (Rony et al. 2019, algorithm 1), L2.
 
     d <- d + alpha g / |g|_2, g the gradient of the loss at image + d; e <- e (1 - gamma) where image + d is
@@ -62,7 +60,6 @@ class DDN:
     'ddn-100'
     """
 
-    threat: ThreatModel
     _: KW_ONLY
     steps: int = 100
     step_size: float = 1.0
@@ -72,8 +69,6 @@ class DDN:
     start: Start = "boundary"
     targets: int = 9
     draws: int = 1
-    halvings: int = 10
-    name: str = ""
 
     def __post_init__(self) -> None:
         check_threat(self.threat)
@@ -88,10 +83,6 @@ class DDN:
         choice("start", self.start, get_args(Start))
         if not self.name:
             object.__setattr__(self, "name", f"ddn-{self.steps}")
-
-    def at(self, threat: ThreatModel) -> Self:
-        """The same attack in another threat model."""
-        return replace(self, threat=threat)
 
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, ready for JSON."""
@@ -109,45 +100,9 @@ class DDN:
             halvings=self.halvings,
         )
 
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """An adversarial image inside the threat model where one was met, else the clean one, (B, C, H, W).
-
-        Arguments as those of ``PGD``; the context is not used.
-
-        Raises:
-            InputError: shapes or types that do not fit each other.
-        """
-        given = (model, images, labels, streams, context, judge)
-        return pursue(self._climb, self.threat, *given, begins_clean=True)
-
-    def nearest(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """The closest adversarial image met, at whatever distance; the clean one where it errs or none was met.
-
-        Arguments as above. ``threat.distance(found, images)`` measures it; ``eps`` is not used.
-
-        Raises:
-            InputError: shapes or types that do not fit each other.
-        """
-        given = (model, images, labels, streams, context, judge)
-        return pursue(self._climb, self.threat, *given, begins_clean=True, halvings=self.halvings)
+    @property
+    def _begins_clean(self) -> bool:
+        return True
 
     def _climb(self, model: Classifier, chase: Chase) -> None:
         iterate = started(self.start, model, chase, self.targets, self.draws)

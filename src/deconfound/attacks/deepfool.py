@@ -5,23 +5,18 @@ Shapes: B examples, N that are still worked on, T other classes; images (N, C, H
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Self
-
-from torch import Tensor
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 from deconfound.attacks.harness import cut
 from deconfound.attacks.linearised import linearise, to_boundary
-from deconfound.attacks.minimum_norm import Chase, pursue, refuse_norm
+from deconfound.attacks.minimum_norm import Chase, MinimumNorm, refuse_norm
 from deconfound.attacks.settings import check_threat, count, described, number
-from deconfound.core.protocols import Classifier, Judge
-from deconfound.core.streams import Streams
-from deconfound.core.threat import ThreatModel
-from deconfound.core.types import Context
+from deconfound.core.protocols import Classifier
 
 
 @dataclass(frozen=True)
-class DeepFool:
+class DeepFool(MinimumNorm):
     """DeepFool (Moosavi-Dezfooli et al. 2016, algorithm 2), L2 and L-infinity.
 
     x <- clip(x + r u), u the steepest direction of z_k - z_y and r the length at which it, linearised at x, has made
@@ -46,18 +41,16 @@ class DeepFool:
     is made in each step, where theirs lengthens the sum of all steps; the classes are ranked at each iterate, not at
     the image; the bisection at the end.
 
+    >>> from deconfound.core.threat import ThreatModel
     >>> DeepFool(ThreatModel("linf", 0.1)).name
     'deepfool-50'
     """
 
-    threat: ThreatModel
     _: KW_ONLY
     steps: int = 50
     targets: int = 9
     overshoot: float = 0.02
     draws: int = 1
-    halvings: int = 10
-    name: str = ""
 
     def __post_init__(self) -> None:
         check_threat(self.threat)
@@ -68,10 +61,6 @@ class DeepFool:
         number("overshoot", self.overshoot)
         if not self.name:
             object.__setattr__(self, "name", f"deepfool-{self.steps}")
-
-    def at(self, threat: ThreatModel) -> Self:
-        """The same attack in another threat model."""
-        return replace(self, threat=threat)
 
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, ready for JSON."""
@@ -85,45 +74,9 @@ class DeepFool:
             halvings=self.halvings,
         )
 
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """An adversarial image inside the threat model where one was met, else the clean one, (B, C, H, W).
-
-        Arguments as those of ``PGD``; the context is not used.
-
-        Raises:
-            InputError: shapes or types that do not fit each other.
-        """
-        given = (model, images, labels, streams, context, judge)
-        return pursue(self._climb, self.threat, *given, begins_clean=True)
-
-    def nearest(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """The closest adversarial image met, at whatever distance; the clean one where it errs or none was met.
-
-        Arguments as above. ``threat.distance(found, images)`` measures it; ``eps`` is not used.
-
-        Raises:
-            InputError: shapes or types that do not fit each other.
-        """
-        given = (model, images, labels, streams, context, judge)
-        return pursue(self._climb, self.threat, *given, begins_clean=True, halvings=self.halvings)
+    @property
+    def _begins_clean(self) -> bool:
+        return True
 
     def _climb(self, model: Classifier, chase: Chase) -> None:
         iterate = chase.points.images

@@ -5,8 +5,8 @@ Shapes: B examples, N that are still worked on; images, gradients (N, C, H, W), 
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Self, get_args
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -15,19 +15,16 @@ from deconfound.attacks.expectation import input_gradient
 from deconfound.attacks.harness import cut
 from deconfound.attacks.linearised import Start, started
 from deconfound.attacks.losses import margin
-from deconfound.attacks.minimum_norm import Chase, annealed, farthest, pursue, within
+from deconfound.attacks.minimum_norm import Chase, MinimumNorm, annealed, farthest, within
 from deconfound.attacks.settings import check_threat, choice, count, described, number
-from deconfound.core.protocols import Classifier, Judge
-from deconfound.core.streams import Streams
-from deconfound.core.threat import ThreatModel
-from deconfound.core.types import Context
+from deconfound.core.protocols import Classifier
 from deconfound.functional import norms
 
 _DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
 
 @dataclass(frozen=True)
-class FMN:
+class FMN(MinimumNorm):
     """Fast minimum-norm attack (Pintor et al. 2021, algorithm 1).
 
     x <- project(x + alpha g / |g|_2) onto the box and the ball of radius e around the image, g the gradient of the
@@ -55,11 +52,11 @@ class FMN:
     box together where theirs clips afterwards; the linearised distance is lengthened by gamma, since on a flat boundary
     it else ends on the boundary itself.
 
+    >>> from deconfound.core.threat import ThreatModel
     >>> FMN(ThreatModel("l1", 10.0), steps=50).name
     'fmn-50'
     """
 
-    threat: ThreatModel
     _: KW_ONLY
     steps: int = 100
     step_size: float = 1.0
@@ -68,8 +65,6 @@ class FMN:
     start: Start = "boundary"
     targets: int = 9
     draws: int = 1
-    halvings: int = 10
-    name: str = ""
 
     def __post_init__(self) -> None:
         check_threat(self.threat)
@@ -82,10 +77,6 @@ class FMN:
         choice("start", self.start, get_args(Start))
         if not self.name:
             object.__setattr__(self, "name", f"fmn-{self.steps}")
-
-    def at(self, threat: ThreatModel) -> Self:
-        """The same attack in another threat model."""
-        return replace(self, threat=threat)
 
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, ready for JSON."""
@@ -102,45 +93,9 @@ class FMN:
             halvings=self.halvings,
         )
 
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """An adversarial image inside the threat model where one was met, else the clean one, (B, C, H, W).
-
-        Arguments as those of ``PGD``; the context is not used.
-
-        Raises:
-            InputError: shapes or types that do not fit each other.
-        """
-        given = (model, images, labels, streams, context, judge)
-        return pursue(self._climb, self.threat, *given, begins_clean=True)
-
-    def nearest(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """The closest adversarial image met, at whatever distance; the clean one where it errs or none was met.
-
-        Arguments as above. ``threat.distance(found, images)`` measures it; ``eps`` is not used.
-
-        Raises:
-            InputError: shapes or types that do not fit each other.
-        """
-        given = (model, images, labels, streams, context, judge)
-        return pursue(self._climb, self.threat, *given, begins_clean=True, halvings=self.halvings)
+    @property
+    def _begins_clean(self) -> bool:
+        return True
 
     def _climb(self, model: Classifier, chase: Chase) -> None:
         iterate = started(self.start, model, chase, self.targets, self.draws)

@@ -9,7 +9,10 @@ Shapes: B examples of the call, N <= B that are still worked on; images, candida
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -200,3 +203,74 @@ def pursue(
 
     radius = threat.with_eps(1.0) if patient else threat  # eps = 0 would end the search for the closest image
     return assault(body, radius, model, images, labels, streams, context, judge, begins_clean=begins_clean)
+
+
+@dataclass(frozen=True)
+class MinimumNorm(ABC):
+    """An attack that looks for the closest adversarial image: how it is called, in the ball and at any distance.
+
+    Subclasses say how they climb; nothing else of this is theirs.
+
+    Args:
+        threat: norm, radius and box; the radius is for the ordinary call alone.
+        halvings: how often ``nearest`` bisects the distance of what was found.
+        name: in records, and for the random numbers of an evaluation.
+    """
+
+    threat: ThreatModel
+    _: KW_ONLY
+    halvings: int = 10
+    name: str = ""
+
+    @property
+    @abstractmethod
+    def _begins_clean(self) -> bool:
+        """Whether the first iterate is the clean image itself."""
+
+    @abstractmethod
+    def _climb(self, model: Classifier, chase: Chase) -> None:
+        """Shows every iterate to ``Chase.see`` and goes on with the points that remain."""
+
+    def at(self, threat: ThreatModel) -> Self:
+        """The same attack in another threat model."""
+        return replace(self, threat=threat)
+
+    def __call__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        streams: Streams | None = None,
+        context: Context | None = None,
+        *,
+        judge: Judge | Classifier | None = None,
+    ) -> Tensor:
+        """An adversarial image inside the threat model where one was met, else the clean one, (B, C, H, W).
+
+        Arguments as those of ``PGD``; the context is not used.
+
+        Raises:
+            InputError: shapes or types that do not fit each other.
+        """
+        given = (model, images, labels, streams, context, judge)
+        return pursue(self._climb, self.threat, *given, begins_clean=self._begins_clean)
+
+    def nearest(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        streams: Streams | None = None,
+        context: Context | None = None,
+        *,
+        judge: Judge | Classifier | None = None,
+    ) -> Tensor:
+        """The closest adversarial image met, at whatever distance; the clean one where it errs or none was met.
+
+        Arguments as above. ``threat.distance(found, images)`` measures it; ``eps`` is not used.
+
+        Raises:
+            InputError: shapes or types that do not fit each other.
+        """
+        given = (model, images, labels, streams, context, judge)
+        return pursue(self._climb, self.threat, *given, begins_clean=self._begins_clean, halvings=self.halvings)
