@@ -21,62 +21,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from deconfound.attacks import APGD, FAB, PGD, Square
+from deconfound.attacks import APGD, PGD
 from deconfound.attacks.suites import suite
-from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
-from deconfound.data import load
 from deconfound.evaluation.meter import Meter
 from deconfound.models.fast import FastSurrogate, fast_surrogate
 from deconfound.recipes.loading import load as load_run
 from peers import STAGES, autoattack, pgd_peers, right
+from suites_in_turn import Stages, audited, both, by_suite, first, in_turn, shortened
 from third_party import mnist_nets
 from timing import paired, pin, report, summary
 
-AUDIT_SHARE, BATCH = 0.1, 64
-Stages = dict[str, list[int]]
-"""Positions left standing after each stage."""
-
-
-def first(folder: str, count: int) -> tuple[Tensor, Tensor]:
-    test = load(folder, parts=("test",)).test
-    (batch,) = test.batches([torch.arange(count)])
-    return batch.images, batch.labels
-
-
-def shortened(threat: ThreatModel, share: float) -> list:
-    """The standard suite with every budget times ``share``."""
-    steps = max(1, round(100 * share))
-    fab, square = FAB(threat, steps=steps, targets=9), Square(threat, queries=max(1, round(5000 * share)))
-    return [APGD(threat, steps=steps), APGD(threat, steps=steps, targets=9), fab, square]
-
-
-def in_turn(attacks: list, climbed: nn.Module, judge: nn.Module, images: Tensor, labels: Tensor) -> Stages:
-    """Each attack on what the earlier ones left; positions that are left after each."""
-    left = right(judge, images, labels).nonzero().flatten()
-    after = {"clean": left.tolist()}
-    for attack in attacks:
-        streams = Streams(0, left).fold(attack.name)
-        found = attack(climbed, images[left], labels[left], streams, judge=judge)
-        left = left[right(judge, found, labels[left])]
-        after[attack.name] = left.tolist()
-    return after
-
-
-def audited(attacks: list, climbed: nn.Module, judge: nn.Module, images: Tensor, labels: Tensor) -> list[int]:
-    """The suite ``fast``: two attacks on everything, two on a tenth of the survivors, on all of them if one falls."""
-    left = torch.tensor(list(in_turn(attacks[:2], climbed, judge, images, labels).values())[-1])
-    count = max(1, round(AUDIT_SHARE * len(left)))
-    sample = left[Streams(0, left).fold("audit").uniform(dtype=torch.float64).argsort()[:count]]
-    standing = list(in_turn(attacks[2:], climbed, judge, images[sample], labels[sample]).values())[-1]
-    if len(standing) == count:
-        return left.tolist()
-    rest = list(in_turn(attacks[2:], climbed, judge, images[left], labels[left]).values())[-1]
-    return left[rest].tolist()
-
-
-def both(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, FastSurrogate]:
-    return {name: fast_surrogate(model, images, labels, precision=name) for name in ("auto", "32")}
+BATCH = 64
 
 
 def strength(options: argparse.Namespace) -> dict:
@@ -161,7 +117,7 @@ def suites_against_autoattack(
 
     def fast() -> None:
         made = doubles["auto"]
-        left["fast"] = len(audited(attacks, made.classifier, model, images, labels))
+        left["fast"] = round(len(images) * audited(attacks, made.classifier, model, images, labels).robust_accuracy)
 
     contestants = {name: ours(made, name) for name, made in doubles.items()}
     contestants |= {"fast": fast, "pyautoattack": theirs}
@@ -290,23 +246,20 @@ def peak(options: argparse.Namespace) -> dict:
 
 
 def agreement(options: argparse.Namespace) -> dict:
-    """Robust accuracy of ``fast`` (audit of a tenth) and of ``standard`` on the MNIST nets, n images each."""
+    """Robust accuracy of ``fast`` (with its default audit) and of ``standard`` on the MNIST nets, n images each."""
     images, labels = first(options.mnist, options.n)
     found = {}
     for name, model in mnist_nets(options.weights).items():
         threat, made = ThreatModel("linf", 0.3), fast_surrogate(model, images, labels)
         stages = in_turn(list(suite("standard", threat).attacks), made.classifier, model, images, labels)
-        survivors, standing = torch.tensor(stages["apgd-t-100x9"]), set(stages["square-5000"])
-        order = Streams(0, survivors).fold("audit").uniform(dtype=torch.float64).argsort()
-        sample = survivors[order[: max(1, round(AUDIT_SHARE * len(survivors)))]].tolist()
-        fell = sum(place not in standing for place in sample)
-        fast = len(standing) if fell else len(survivors)
+        standard = len(stages["square-5000"]) / options.n
+        record = by_suite(suite("fast", threat), made.classifier, model, images, labels)
         found[name] = {
             "n": options.n,
             "stages": {stage: len(left) for stage, left in stages.items()},
-            "audit": {"sampled": len(sample), "fell": fell},
-            "accuracy": {"standard": len(standing) / options.n, "fast": fast / options.n},
-            "points_apart": 100 * (fast - len(standing)) / options.n,
+            "audit": record.audit.model_dump(mode="json"),
+            "accuracy": {"standard": standard, "fast": record.robust_accuracy},
+            "points_apart": 100 * (record.robust_accuracy - standard),
         }
     return found
 

@@ -90,12 +90,14 @@ class Outcome(Record):
 
 
 class AuditResult(Record):
-    """The audit of a suite that runs its slow attacks on a random sample of the survivors.
+    """The audit of a suite that runs its slow attacks on some of the survivors.
 
     Attributes:
         attacks: names of the slow attacks.
         survivors: of the attacks that ran on everything.
-        sampled: how many of them the slow attacks were given.
+        nearest: how many the slow attacks were given because a fast one had brought them nearest to falling.
+        nearest_fell: how many of those fell.
+        sampled: how many of the rest the slow attacks were given, drawn at random.
         fell: how many of the sampled fell; with any, the slow attacks went on to all survivors.
         complete: whether the slow attacks have seen every survivor.
         bound: with 95 % confidence the slow attacks could have broken at most this share of all examples besides.
@@ -103,6 +105,8 @@ class AuditResult(Record):
 
     attacks: tuple[str, ...] = ()
     survivors: int
+    nearest: int = 0
+    nearest_fell: int = 0
     sampled: int
     fell: int
     complete: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -12,20 +13,36 @@ from scipy.stats import binom, chi2
 
 from deconfound.core.types import Audit
 from deconfound.functional.statistics import hidden_bound
-from judged import Planted, Switch, judged, numbered
+from judged import IDS, Planted, Switch, judged, numbered
 
 COUNT, WRONG, EARLY = 60, (3, 50), (7, 8, 9, 10)
 LEFT = COUNT - len(WRONG) - len(EARLY)
 
 
-def audited(victims=(), count=COUNT, least=20, share=0.1, second=(), order=None, **settings):
+@dataclass(frozen=True)
+class Nearing(Planted):
+    """Brings images the nearer to falling the earlier their number stands in ``ahead``; breaks none."""
+
+    name: str = "nearing"
+    ahead: tuple[int, ...] = ()
+
+    def __call__(self, model, images, labels, streams=None, context=None, *, judge=None):
+        numbers = images[:, 0, 0, 0].mul(IDS).round().long().tolist()
+        self.given.extend(numbers)
+        found = images.clone()
+        places = [self.ahead.index(number) if number in self.ahead else len(self.ahead) for number in numbers]
+        found[:, 0, 0, 1] = 0.4 - torch.tensor(places) / IDS
+        return found
+
+
+def audited(victims=(), count=COUNT, least=20, share=0.1, second=(), order=None, ranking=None, **settings):
     """A record and the numbers that each of two slow attacks was given."""
     images, labels = numbered(count, [number for number in WRONG if number < count])
     order = torch.arange(count) if order is None else order
     early = Planted(name="early", victims=frozenset(EARLY))
     slow = Planted(name="slow", victims=frozenset(victims))
     slower = Planted(name="slower", victims=frozenset(second))
-    audit = Audit(attacks=(slow, slower), least=least, share=share)
+    audit = Audit(attacks=(slow, slower), least=least, share=share, ranking=ranking)
     settings = {"index": order} | settings
     record = judged(Switch(), images[order], labels[order], [early], audit=audit, **settings)
     return record, slow.given, slower.given
@@ -133,6 +150,50 @@ def test_without_survivors_there_is_nothing_to_audit():
     assert (audit.survivors, audit.sampled, audit.fell, audit.complete, audit.bound) == (0, 0, 0, True, 0)
     assert slow.given == []
     assert record.attacks[1].attacked == 0
+
+
+def test_the_nearest_are_attacked_before_a_sample_of_the_rest():
+    ahead = tuple(range(59, 29, -1))
+    nearing = Nearing(ahead=ahead)
+    record, slow, _ = audited(ranking=nearing)
+    audit, nearest = record.audit, [number for number in ahead if number not in WRONG][:10]
+    assert (audit.nearest, audit.nearest_fell, audit.sampled, audit.fell, audit.complete) == (10, 0, 20, 0, False)
+    assert sorted(slow[:10]) == sorted(nearest)
+    assert len(slow) == len(set(slow)) == 30
+    assert audit.bound == brute(LEFT - 10, 20) / COUNT
+    assert len(nearing.given) == LEFT
+    assert "nearing" not in [attack.name for attack in record.attacks]
+    assert record.attacks[1].attacked == 30
+
+
+def test_one_of_the_nearest_that_falls_brings_the_next_ones_in_but_not_all():
+    ahead = tuple(range(59, 29, -1))
+    near = [number for number in ahead if number not in WRONG]
+    quiet = audited(ranking=Nearing(ahead=ahead), victims=near[:1])
+    record, slow, slower = audited(ranking=Nearing(ahead=ahead), victims=near[3:5], second=near[12:13])
+    audit = record.audit
+    assert (audit.nearest, audit.nearest_fell) == (30, 3)
+    assert (audit.sampled, audit.fell, audit.complete) == (20, 0, False)
+    assert audit.bound == brute(LEFT - 30, 20) / COUNT
+    assert (quiet[0].audit.nearest, quiet[0].audit.nearest_fell) == (20, 1)
+    assert [len(quiet[1][:20]), sorted(quiet[1][:20])] == [20, sorted(near[:20])]
+    assert len(slow) == len(set(slow)) == 50
+    assert {*near} < {*slow[:30]}
+    assert set(slower) == {*slow} - {*near[3:5]}
+    assert record.robust_accuracy == (LEFT - 3) / COUNT
+
+
+def test_all_may_be_near_and_all_may_fall():
+    everything = {*range(COUNT)} - {*WRONG, *EARLY}
+    record, slow, _ = audited(ranking=Nearing(), victims=everything)
+    assert (record.audit.nearest, record.audit.nearest_fell, record.audit.sampled) == (LEFT, LEFT, 0)
+    assert (record.audit.complete, record.audit.bound, record.robust_accuracy) == (True, 0, 0)
+    assert sorted(slow) == sorted(everything)
+
+
+def test_what_is_nearest_does_not_depend_on_the_batches():
+    nearest = {number: {*audited(ranking=Nearing(ahead=(40, 41, 42)), batch_size=number)[1]} for number in (1, 7, 999)}
+    assert nearest[1] == nearest[7] == nearest[999]
 
 
 def test_the_claim_is_wrong_in_at_most_five_of_a_hundred_audits():

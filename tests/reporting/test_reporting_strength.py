@@ -42,9 +42,31 @@ def test_a_sampled_audit_says_what_it_saw_and_what_it_may_have_missed(make):
     assert strength.audit_text(record) == SAMPLED
     for out in (flat(shown(evaluation_table(record))), words(render([record])), summarise([record]).distrust[0]):
         assert SAMPLED in out
-    assert "sample of 100, none fell, 842 stand" in shown(evaluation_table(record))
+    assert "tried on 100 only, 842 stand" in shown(evaluation_table(record))
     assert not re.search(r"842 of 100\b", shown(evaluation_table(record), 200) + words(render([record])))
     assert "at most 0.3 points less" in flat(shown(leaderboard_table([record]), 200))
+
+
+def test_what_was_nearest_is_told_apart_from_the_sample(make):
+    record = make["fast"](survivors=838)
+    audit = record.audit.model_copy(update={"survivors": 842, "nearest": 100, "nearest_fell": 4})
+    attacks = tuple(
+        attack.model_copy(update={"attacked": 842 if attack.name.startswith("fab") else 839})
+        if attack.name in audit.attacks
+        else attack
+        for attack in record.attacks
+    )
+    record = record.model_copy(update={"audit": audit, "attacks": attacks})
+    said = (
+        "FAB-T and Square on the 100 of 842 survivors that were nearest to falling, 4 fell, and on 100 of the rest at"
+        " random, none fell; with 95 % confidence they could have broken at most 0.3 points more"
+    )
+    assert strength.audit_text(record) == said
+    assert strength.strength(record).startswith("not AutoAttack")
+    for out in (flat(shown(evaluation_table(record))), words(render([record])), summarise([record]).distrust[0]):
+        assert said in out
+    assert "tried on 839 only, 838 stand" in shown(evaluation_table(record))
+    assert "100 + 100 of 842" in flat(shown(leaderboard_table([record]), 200))
 
 
 def test_complete_audits_say_so(make):

@@ -27,6 +27,7 @@ from deconfound.core.types import Context
 from deconfound.errors import InputError, require
 
 Schedule = Literal["flat", "large-eps"]
+Start = Literal["uniform", "none"]
 # Croce & Hein 2021, section 4: radii in units of eps, with the share of the steps that each takes.
 LARGE_EPS = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
 _SHORT: Mapping[Any, str] = {
@@ -52,6 +53,7 @@ class APGD:
             ``context["target"]``), which the default loss ``targeted_dlr`` climbs one after the other.
         rho: the step is halved where fewer than this share of a window's steps raised the loss.
         draws: loss and gradient are means over so many draws of a random model (EOT); the best point is chosen by them.
+        start: of the first restart: ``uniform`` in the ball, or ``none``, the image itself; the others are uniform.
         schedule: ``large-eps`` starts with three and two times eps before eps itself (the L1 way of AutoAttack).
         rows: pairs of point and target climbed together, if there are not more points than that; changes no verdict.
         name: in records, and for the random numbers of an evaluation; by default from the settings.
@@ -76,6 +78,7 @@ class APGD:
     targets: int = 0
     rho: float = 0.75
     draws: int = 1
+    start: Start = "uniform"
     schedule: Schedule = "flat"
     rows: int = 256
     name: str = ""
@@ -85,6 +88,7 @@ class APGD:
         for field, least in (("steps", 1), ("restarts", 1), ("targets", 0), ("draws", 1), ("rows", 1)):
             count(field, getattr(self, field), least)
         number("rho", self.rho, above=True, most=1.0)
+        choice("start", self.start, get_args(Start))
         choice("schedule", self.schedule, get_args(Schedule))
         if self.loss is None:
             object.__setattr__(self, "loss", targeted_dlr if self.targets else cross_entropy)
@@ -111,7 +115,7 @@ class APGD:
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, ready for JSON."""
         assert self.loss is not None
-        names = ("steps", "restarts", "targets", "rho", "draws", "schedule")
+        names = ("steps", "restarts", "targets", "rho", "draws", "start", "schedule")
         own = {name: getattr(self, name) for name in names}
         return described("apgd", self.threat, **own, loss=name_of(self.loss), keep="first_adversarial")
 
@@ -172,11 +176,13 @@ class APGD:
             start = self._climb(model, state, threat, start, steps, (restart, stage), final=last)
 
     def _start(self, threat: ThreatModel, points: Points, restart: int) -> Tensor:
-        """Uniform in the ball; in L1 at a fixed radius x + N(0, I) projected onto it, which changes few pixels.
+        """The image, or uniform in the ball; in L1 at a fixed radius x + N(0, I) projected onto it: few pixels change.
 
         A dense L1 start holds every pixel a little changed, and at a fixed radius no step gets rid of all of that.
         """
         images, streams = points.images, points.streams.fold("restart", restart)
+        if self.start == "none" and not restart:
+            return images
         if threat.norm != "l1" or self.schedule != "flat":
             return threat.random_start(images, streams)
         normal = streams.fold("direction").normal(tuple(images.shape[1:]), images.dtype)

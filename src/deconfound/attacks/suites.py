@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -81,10 +81,14 @@ def untargeted_dlr(setting: Setting, steps: int = 100, restarts: int = 1, draws:
 
 
 def cross_entropy_apgd(setting: Setting) -> APGD:
-    """AutoAttack's APGD-CE; in L1 with five restarts and the large-eps schedule."""
+    """AutoAttack's APGD-CE; in L1 with five restarts and the large-eps schedule.
+
+    Departure: but for L1 the first climb starts at the image, not at random. On networks that withstand 0.3 on MNIST
+    this leaves as many points standing or fewer than any of the random starts tried, and there is nothing to draw.
+    """
     if setting.threat.norm == "l1":
         return APGD(setting.threat, restarts=L1_RESTARTS, schedule="large-eps")
-    return APGD(setting.threat)
+    return APGD(setting.threat, start="none")
 
 
 def targeted_apgd(setting: Setting) -> APGD:
@@ -110,12 +114,16 @@ def quick(setting: Setting) -> Suite:
 
 
 def fast(setting: Setting) -> Suite:
-    """APGD-CE and APGD-T on everything, FAB-T and Square on a sample of the survivors, on all of them if one falls."""
+    """APGD-CE and APGD-T on everything; FAB-T and Square on a sample of the survivors, on all of them if one falls.
+
+    Before the sample, the survivors that PGD-20 on the margin brings nearest to falling are audited.
+    """
     slow = (targeted_fab(setting), Square(setting.threat))
+    nearest = PGD(setting.threat, steps=20, loss=margin, keep="last", name="nearest")
     return Suite(
         name="fast",
         attacks=(cross_entropy_apgd(setting), targeted_apgd(setting)),
-        audit=Audit(attacks=slow, least=setting.least, share=setting.share),
+        audit=Audit(attacks=slow, least=setting.least, share=setting.share, ranking=nearest),
     )
 
 
@@ -129,7 +137,7 @@ def plus(setting: Setting) -> Suite:
     """AutoAttack's plus suite: APGD-CE, APGD-DLR and FAB with five restarts, Square, APGD-T, FAB-T."""
     threat = setting.threat
     attacks = (
-        APGD(threat, restarts=PLUS_RESTARTS, schedule="large-eps" if threat.norm == "l1" else "flat"),
+        replace(cross_entropy_apgd(setting), restarts=PLUS_RESTARTS, name=""),
         untargeted_dlr(setting, restarts=PLUS_RESTARTS),
         FAB(threat, restarts=PLUS_RESTARTS, rows=setting.rows),
         Square(threat),

@@ -89,17 +89,22 @@ class DeclaredAttack:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Slow attacks that run on a random sample of the survivors, and on all of them if one falls.
+    """Slow attacks that run on a random sample of the survivors, and on all of them if one of it falls.
+
+    What a fast attack brings nearest to falling is attacked before the sample is drawn from the rest: half as many
+    as the sample holds, as many again where one of them falls, and so on.
 
     Attributes:
         attacks: in order, each on what the earlier ones left standing.
         least: the sample holds at least so many survivors (all, if there are fewer).
         share: and at least this share of them.
+        ranking: an attack without early stop whose images say what is nearest to falling; None for the sample alone.
     """
 
     attacks: Sequence[Any]
     least: int = 100
     share: float = 0.1
+    ranking: Any = None
 
     def sample_size(self, survivors: int) -> int:
         """How many survivors are attacked at first.

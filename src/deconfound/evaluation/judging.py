@@ -30,6 +30,7 @@ from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Audit
 from deconfound.errors import InputError, require
+from deconfound.evaluation.auditing import Auditor
 from deconfound.evaluation.examples import Examples, examples_of, index_digest
 from deconfound.evaluation.ledger import Ledger
 from deconfound.evaluation.meter import Meter
@@ -102,7 +103,8 @@ def evaluate(
     device = _device(model, images)
     examples = examples_of(images, labels, index, device, _dtype(model))
     audited = () if audit is None else tuple(audit.attacks)
-    _check_settings((*attacks, *audited), columns, threat, judge, batch_size, gallery)
+    ranking = () if audit is None or audit.ranking is None else (audit.ranking,)
+    _check_settings((*attacks, *audited, *ranking), columns, threat, judge, batch_size, gallery)
     meter = Meter()
     sources = () if probes is None else tuple(probes.transfer)
     with ExitStack() as stack:
@@ -117,7 +119,7 @@ def evaluate(
         call = _call(
             examples,
             threat,
-            (*attacks, *audited, *(attack for _, attack in columns)),
+            (*attacks, *audited, *ranking, *(attack for _, attack in columns)),
             provenance,
             schema=SCHEMA_VERSION,
             surrogate=provenance.surrogate,
@@ -135,7 +137,7 @@ def evaluate(
         run = Run(referee, examples, threat, seed, ledger, meter, monitor, gallery)
         run.judge_clean_images()
         results = [run.attack(number, attack) for number, attack in enumerate(attacks)]
-        audited_results, audit_result = run.audit(audit, len(attacks)) if audit is not None else ([], None)
+        audited_results, audit_result = Auditor(run, audit, len(attacks)).audit() if audit is not None else ([], None)
         parts = Parts(
             attacks=(*results, *audited_results),
             audit=audit_result,

@@ -18,7 +18,7 @@ from deconfound.core.checks import check_images, check_labels, check_logits
 from deconfound.core.protocols import Attack, Monitor
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
-from deconfound.core.types import Audit, Batch
+from deconfound.core.types import Batch
 from deconfound.errors import InputError
 from deconfound.evaluation.curve import CURVE_EXAMPLES, Curve, accuracy_curve, curve_radii
 from deconfound.evaluation.examples import Examples, spread
@@ -29,9 +29,10 @@ from deconfound.evaluation.masking import examine_within
 from deconfound.evaluation.meter import Cost, Meter
 from deconfound.evaluation.referee import AttackAt, Attacked, Referee, Sample, majority
 from deconfound.evaluation.scene import MASKING_EXAMPLES, Probes, Scene, passes, rows, scattered
+from deconfound.functional.losses import margin
 from deconfound.functional.predictions import predicted
-from deconfound.functional.statistics import hidden_bound, wilson_interval
-from deconfound.records import AttackResult, AuditResult, Check, ColumnResult, Picture
+from deconfound.functional.statistics import wilson_interval
+from deconfound.records import AttackResult, Check, ColumnResult, Picture
 
 
 class Run:
@@ -147,29 +148,22 @@ class Run:
         by_seed = found.by_seed.tolist()
         return {"broken": broken, "by_seed": by_seed, "pictures": pictures, "attack_cost": list(cost)}
 
-    def audit(self, audit: Audit, number: int) -> tuple[list[AttackResult], AuditResult]:
-        """The audit's attacks on a random sample of the survivors, and on the rest if one of the sample falls."""
-        survivors = self.findings.standing()
-        size = audit.sample_size(len(survivors))
-        order = Streams(self.seed, self.examples.index[survivors]).fold("audit").uniform(dtype=torch.float64).argsort()
-        sample = survivors[order[:size]].sort().values
-        results = [self.attack(f"{number + k}/sample", one, sample) for k, one in enumerate(audit.attacks)]
-        fell = len(survivors) - len(self.findings.standing())
-        complete = fell > 0 or size == len(survivors)
-        if fell and size < len(survivors):
-            rest = survivors[order[size:]].sort().values
-            for k, one in enumerate(audit.attacks):
-                results[k] = joined(results[k], self.attack(f"{number + k}/rest", one, rest))
-        missed = 0 if complete else hidden_bound(len(survivors), size)
-        bound = missed / len(self.findings)
-        return results, AuditResult(
-            attacks=tuple(one.name for one in audit.attacks),
-            survivors=len(survivors),
-            sampled=size,
-            fell=fell,
-            complete=complete,
-            bound=bound,
-        )
+    def margins(self, ranking: Attack, places: Tensor) -> Tensor:
+        """How near to falling an attack without early stop brings each example, (B,) float64; more is nearer."""
+        work = partial(self._margin_batch, ranking)
+        found = self._in_batches("what is nearest to falling", "attack/ranking", work, places)
+        return torch.tensor([margin for _, part in found for margin in part["margins"]], dtype=torch.float64)
+
+    def _margin_batch(self, ranking: Attack, places: Tensor) -> dict[str, Any]:
+        batch = self.examples.batch(places)
+        images = self.referee.attack(ranking, batch, self._streams(batch).fold("ranking"))
+        logits = self.referee.logits(images, self._streams(batch).fold("ranking"))
+        return {"margins": margin(logits, batch.labels).nan_to_num(torch.inf).tolist()}
+
+    def drawn(self, places: Tensor, count: int) -> Tensor:
+        """So many of some places at random, by seed and index alone, in their order, (count,)."""
+        order = Streams(self.seed, self.examples.index[places]).fold("audit").uniform(dtype=torch.float64).argsort()
+        return places[order[:count]].sort().values
 
     def columns(self, groups: Sequence[tuple[str, Attack]]) -> tuple[ColumnResult, ...]:
         """Every attack by itself on everything that is right when clean, and what is left after all of them."""
@@ -263,19 +257,6 @@ class Run:
                 self.monitor.update(done, {})
 
         return seen
-
-
-def joined(first: AttackResult, second: AttackResult) -> AttackResult:
-    """One attack in two rounds as one result."""
-    return first.model_copy(
-        update={
-            "attacked": first.attacked + second.attacked,
-            "survivors": second.survivors,
-            "seconds": first.seconds + second.seconds,
-            "forwards": first.forwards + second.forwards,
-            "backwards": first.backwards + second.backwards,
-        }
-    )
 
 
 def column(name: str, group: str, attack: Attack | None, standing: Tensor) -> ColumnResult:

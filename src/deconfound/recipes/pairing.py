@@ -111,9 +111,9 @@ def _provisos(label: str, record: EvaluationRecord) -> list[str]:
         lines.append(f"{label}: robust accuracy {percent(record.robust_accuracy)} is {verdict_text(record.verdict)}.")
     if (audit := record.audit) is not None and not audit.complete:
         lines.append(
-            f"{label}: the slow attacks of the suite {clean(record.suite)} saw {audit.sampled} of {audit.survivors}"
-            f" survivors; they could have broken at most {percent(audit.bound)} of all examples besides"
-            " (95 % confidence)."
+            f"{label}: the slow attacks of the suite {clean(record.suite)} saw {audit.nearest + audit.sampled}"
+            f" of {audit.survivors} survivors; they could have broken at most {percent(audit.bound)} of all examples"
+            " besides (95 % confidence)."
         )
     if (spread := record.spread) is not None:
         seeds = len(spread.robust)

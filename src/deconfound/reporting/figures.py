@@ -108,7 +108,7 @@ def survivors_figure(record: EvaluationRecord) -> Figure:
         axes = figure.add_subplot()
         places = range(len(stages))
         shares = [left / total for _, left in stages]
-        sampled = [False, *map(on_sample, record.attacks)]
+        sampled = [False, *(on_sample(record, attack) for attack in record.attacks)]
         colours = [MUTED, *[SERIES[0]] * len(record.attacks)]
         axes.barh(places, [1.0] * len(stages), height=0.62, color=MUTED, alpha=0.15)
         for place, bar in enumerate(axes.barh(places, shares, height=0.62, color=colours)):

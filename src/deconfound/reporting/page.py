@@ -126,7 +126,7 @@ def _model(number: int, name: str, brief: str, record: EvaluationRecord, models:
         "audit_brief": strength.audit_brief(record),
         "spread": _spread(record),
         "survivors": Markup(_survivors(number, name, record)) if record.attacks or not record.columns else None,
-        "sampled": any(map(strength.on_sample, record.attacks)),
+        "sampled": any(strength.on_sample(record, attack) for attack in record.attacks),
         "columns": column_view(number, name, record),
         "pictures": pictures,
         "left_out": left_out,
@@ -162,8 +162,8 @@ def _classes(names: Sequence[str]) -> str:
 
 def _survivors(number: int, name: str, record: EvaluationRecord) -> str:
     words = ", ".join(
-        f"{text.clean(a.name)} none of a sample of {a.attacked} fell"
-        if strength.on_sample(a)
+        f"{text.clean(a.name)} tried on {a.attacked} survivors only"
+        if strength.on_sample(record, a)
         else f"{text.clean(a.name)} {a.survivors} of {a.attacked}"
         for a in record.attacks
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from deconfound.records import AttackResult, EvaluationRecord, Spread
+from deconfound.records import AttackResult, AuditResult, EvaluationRecord, Spread
 from deconfound.reporting.text import clean, count, interval, listing, percent, settings_text, value_text, verdict_text
 
 UPPER_BOUND = "the robust accuracy is an upper bound, which a stronger suite may lower"
@@ -45,7 +45,7 @@ def strength(record: EvaluationRecord) -> str:
     if record.suite in ("standard", "fast") and all_of_autoattack(record):
         return _autoattack(record)
     if record.audit is not None and not record.audit.complete:
-        ran = listing([attack_title(attack.name) for attack in record.attacks if not on_sample(attack)])
+        ran = listing([attack_title(attack.name) for attack in record.attacks if not on_sample(record, attack)])
         return f"not AutoAttack: {ran} on all images, {_audited(record)} on a sample of the survivors only"
     return _words(record)
 
@@ -55,12 +55,14 @@ def all_of_autoattack(record: EvaluationRecord) -> bool:
     names = [attack.name for attack in record.attacks]
     complete = record.audit is None or record.audit.complete
     fit = len(names) == len(_AUTOATTACK) and all(map(re.fullmatch, _AUTOATTACK, names))
-    return fit and complete and not any(map(on_sample, record.attacks))
+    return fit and complete and not any(on_sample(record, attack) for attack in record.attacks)
 
 
-def on_sample(attack: AttackResult) -> bool:
-    """Whether an attack saw a sample of the survivors only: more are left than it was given."""
-    return attack.survivors > attack.attacked
+def on_sample(record: EvaluationRecord, attack: AttackResult) -> bool:
+    """Whether an attack saw some of the survivors only: by its audit, or because more are left than it was given."""
+    audit = record.audit
+    skipped = audit is not None and not audit.complete and attack.name in audit.attacks
+    return skipped or attack.survivors > attack.attacked
 
 
 def audit_text(record: EvaluationRecord) -> str:
@@ -72,19 +74,17 @@ def audit_text(record: EvaluationRecord) -> str:
     audit = record.audit
     if audit is None:
         return ""
-    who = _audited(record)
-    fell = f"{audit.fell} fell" if audit.fell else "none fell"
+    who, seen = _audited(record), _seen(audit)
     if audit.survivors == 0:
         text = f"{who} had no survivor left to try"
-    elif audit.sampled >= audit.survivors:
-        text = f"{who} on {_all(audit.survivors)}, {fell}"
+    elif audit.sampled + audit.nearest >= audit.survivors:
+        text = f"{who} on {_all(audit.survivors)}, {_fell(audit.fell + audit.nearest_fell)}"
     elif audit.complete:
         in_all = audit.survivors - record.attacks[-1].survivors if record.attacks else audit.fell
-        text = f"{who} on {audit.sampled} of {audit.survivors} survivors, {fell}; then on all of them, {in_all} fell"
+        text = f"{who} on {seen}; then on all of them, {in_all} fell"
     else:
         text = (
-            f"{who} on {audit.sampled} of {audit.survivors} survivors, {fell};"
-            f" with 95 % confidence they could have broken at most {_points(audit.bound)} points more"
+            f"{who} on {seen}; with 95 % confidence they could have broken at most {_points(audit.bound)} points more"
         )
     return text if record.verdict.reliable else f"{text} ({verdict_text(record.verdict)})"
 
@@ -94,7 +94,8 @@ def audit_brief(record: EvaluationRecord) -> str:
     audit = record.audit
     if audit is None or audit.complete:
         return ""
-    return f"sample audit, {audit.sampled} of {audit.survivors}: at most {_points(audit.bound)} points less (95 %)"
+    seen = f"{audit.nearest} + {audit.sampled}" if audit.nearest else f"{audit.sampled}"
+    return f"sample audit, {seen} of {audit.survivors}: at most {_points(audit.bound)} points less (95 %)"
 
 
 def cautions(record: EvaluationRecord) -> list[tuple[str, str]]:
@@ -185,6 +186,21 @@ def _autoattack(record: EvaluationRecord) -> str:
 def _audited(record: EvaluationRecord) -> str:
     names = () if record.audit is None else record.audit.attacks
     return listing([attack_title(name) for name in names]) or "the slow attacks"
+
+
+def _seen(audit: AuditResult) -> str:
+    """On how many the slow attacks were let loose, and how many of them fell."""
+    sample = f"{audit.sampled} of {audit.survivors} survivors, {_fell(audit.fell)}"
+    if not audit.nearest:
+        return sample
+    return (
+        f"the {audit.nearest} of {audit.survivors} survivors that were nearest to falling, {_fell(audit.nearest_fell)},"
+        f" and on {audit.sampled} of the rest at random, {_fell(audit.fell)}"
+    )
+
+
+def _fell(number: int) -> str:
+    return f"{number} fell" if number else "none fell"
 
 
 def _all(survivors: int) -> str:

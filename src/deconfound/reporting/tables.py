@@ -187,13 +187,13 @@ def _survivor_rows(record: EvaluationRecord) -> list[tuple[str, str]]:
         return [("every attacker by itself", f"{count(alone, 'column')} below")]
     if not record.attacks:
         return [("no attack was run", f"{percent(record.clean_accuracy)} of {record.n}")]
-    return [(clean(attack.name), _left(attack)) for attack in record.attacks]
+    return [(clean(attack.name), _left(record, attack)) for attack in record.attacks]
 
 
-def _left(attack: AttackResult) -> str:
-    """What an attack left; where it saw a sample only, what it left of that and how many stand altogether."""
-    if on_sample(attack):
-        return f"sample of {attack.attacked}, none fell, {attack.survivors} stand, {duration(attack.seconds)}"
+def _left(record: EvaluationRecord, attack: AttackResult) -> str:
+    """What an attack left; where it saw some of the survivors only, how many, and how many stand altogether."""
+    if on_sample(record, attack):
+        return f"tried on {attack.attacked} only, {attack.survivors} stand, {duration(attack.seconds)}"
     return f"{attack.survivors} of {attack.attacked} attacked, {duration(attack.seconds)}"
 
 
