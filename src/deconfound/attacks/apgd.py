@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Literal, Self, get_args
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from deconfound.attacks.climb import Climb, windows
 from deconfound.attacks.expectation import expected_loss, input_gradient
-from deconfound.attacks.harness import Hunt, assault, cut
+from deconfound.attacks.harness import Hunt, cut
+from deconfound.attacks.hunting import HuntingAttack
 from deconfound.attacks.losses import cross_entropy, dlr, margin, name_of, targeted_dlr, targeted_margin
 from deconfound.attacks.points import Points
 from deconfound.attacks.settings import check_threat, choice, count, described, number
 from deconfound.attacks.targets import pairs, targets_of
-from deconfound.core.protocols import AttackLoss, Classifier, Judge
-from deconfound.core.streams import Streams
+from deconfound.core.protocols import AttackLoss, Classifier
 from deconfound.core.threat import ThreatModel
-from deconfound.core.types import Context
 from deconfound.errors import InputError, require
 
 Schedule = Literal["flat", "large-eps"]
@@ -41,7 +40,7 @@ _TARGETED = (targeted_dlr, targeted_margin)
 
 
 @dataclass(frozen=True)
-class APGD:
+class APGD(HuntingAttack):
     """AutoPGD (Croce & Hein 2020; L1: 2021): no step size to choose, momentum, stalled climbs go on from their best.
 
     Args:
@@ -70,7 +69,6 @@ class APGD:
     ('apgd-ce-100', 'apgd-t-100x9')
     """
 
-    threat: ThreatModel
     _: KW_ONLY
     steps: int = 100
     restarts: int = 1
@@ -108,41 +106,12 @@ class APGD:
         eot = f"-eot{self.draws}" if self.draws > 1 else ""
         return f"apgd-{_SHORT.get(self.loss, name_of(self.loss))}-{self.steps}{many}{again}{eot}"
 
-    def at(self, threat: ThreatModel) -> Self:
-        """The same attack in another threat model."""
-        return replace(self, threat=threat)
-
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, ready for JSON."""
         assert self.loss is not None
         names = ("steps", "restarts", "targets", "rho", "draws", "start", "schedule")
         own = {name: getattr(self, name) for name in names}
         return described("apgd", self.threat, **own, loss=name_of(self.loss), keep="first_adversarial")
-
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """Adversarial images where they were found, else the clean ones, (B, C, H, W).
-
-        Args:
-            model: the surrogate, images -> logits (B, K).
-            images: (B, C, H, W) in the box, float32 or float64.
-            labels: (B,) int64.
-            streams: one per example; by default ``Streams(0, range(B))``.
-            context: per-example tensors for the loss, and ``target``.
-            judge: decides what is adversarial; by default the surrogate's largest logit.
-
-        Raises:
-            InputError: shapes or types that do not fit each other, a given target that is the label.
-        """
-        return assault(self._body, self.threat, model, images, labels, streams, context, judge)
 
     def _body(self, model: Classifier, state: Hunt) -> None:
         for restart in range(self.restarts):

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,15 +19,14 @@ from deconfound.attacks.bridge_art import ART
 from deconfound.attacks.bridge_foolbox import FOOLBOX
 from deconfound.attacks.bridge_parts import SEEDS, Library, Maker, Shielded, Task, parameters, quiet_and_seeded
 from deconfound.attacks.bridge_torchattacks import TORCHATTACKS
-from deconfound.attacks.harness import Hunt, assault, cut
+from deconfound.attacks.harness import Hunt, cut
+from deconfound.attacks.hunting import HuntingAttack
 from deconfound.attacks.losses import name_of
 from deconfound.attacks.points import Points
 from deconfound.attacks.settings import check_threat, described
 from deconfound.attacks.whole_box import from_unit, to_unit
-from deconfound.core.protocols import Classifier, Judge
-from deconfound.core.streams import Streams
+from deconfound.core.protocols import Classifier
 from deconfound.core.threat import ThreatModel
-from deconfound.core.types import Context
 from deconfound.errors import InputError, require, unknown_name
 
 LIBRARIES: Mapping[str, Library] = MappingProxyType(
@@ -39,7 +38,7 @@ _ALIASES = {"advlib": "adv_lib", "adv-lib": "adv_lib", "adversarial-robustness-t
 
 
 @dataclass(frozen=True)
-class Bridge:
+class Bridge(HuntingAttack):
     """An attack of another library under our contract.
 
     The points that the judge gets right go to the library's attack with the radius, norm and box of the threat model;
@@ -61,10 +60,11 @@ class Bridge:
 
     Raises:
         InputError: an unknown or absent library, an unknown attack or setting, a setting that is missing or follows
-            from the threat model, an attack that moves in other norms.
+            from the threat model, an attack that moves in other norms. When called also: settings that the library
+            refuses, an attack that returns no images; other exceptions of a library pass through, with a note that
+            names the attack.
     """
 
-    threat: ThreatModel
     _: KW_ONLY
     attack: str
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -97,10 +97,6 @@ class Bridge:
         low, high = self.threat.box
         return library.follow(make, self.threat.norm, self.threat.eps / (high - low), self.options)
 
-    def at(self, threat: ThreatModel) -> Self:
-        """The same attack in another threat model."""
-        return replace(self, threat=threat)
-
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, the library's defaults included, ready for JSON."""
         library, _, make = _found(self.attack)
@@ -108,26 +104,6 @@ class Bridge:
         chosen = {key: value for key, value in self._follows(library, make).items() if key not in library.own}
         settings = {key: _plain(value) for key, value in {**known, **chosen, **self.options}.items()}
         return described("bridge", self.threat, attack=self.attack, version=library.version(), settings=settings)
-
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """Perturbed images (B, C, H, W) inside the threat model where they are adversarial, clean ones elsewhere.
-
-        Args: as ``PGD``; the context is of no use to a library.
-
-        Raises:
-            InputError: shapes or types that do not fit each other, settings that the library refuses, an attack that
-                returns no images. Other exceptions of a library pass through, with a note that names the attack.
-        """
-        return assault(self._body, self.threat, model, images, labels, streams, context, judge)
 
     def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
         candidates = self._candidates(surrogate, hunt.points)

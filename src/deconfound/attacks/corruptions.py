@@ -5,26 +5,24 @@ Shapes: B examples; images (B, C, H, W), labels (B,) int64.
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Literal, Self
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from deconfound.attacks.corruption_kinds import KINDS, SEVERITIES, strength
-from deconfound.attacks.harness import Hunt, assault
+from deconfound.attacks.harness import Hunt
+from deconfound.attacks.hunting import HuntingAttack
 from deconfound.attacks.points import Points
 from deconfound.attacks.settings import described
 from deconfound.attacks.whole_box import from_unit, to_unit, whole_box
-from deconfound.core.protocols import Classifier, Judge
-from deconfound.core.streams import Streams
-from deconfound.core.threat import ThreatModel
-from deconfound.core.types import Context
+from deconfound.core.protocols import Classifier
 from deconfound.errors import require, unknown_name
 
 
 @dataclass(frozen=True)
-class Corruption:
+class Corruption(HuntingAttack):
     """One kind of common corruption (Hendrycks & Dietterich 2019); an image is broken when it is misclassified then.
 
     Args:
@@ -45,7 +43,6 @@ class Corruption:
     'contrast at severity 3 of 5'
     """
 
-    threat: ThreatModel
     _: KW_ONLY
     kind: str = "contrast"
     severity: int | Literal["worst"] = "worst"
@@ -61,31 +58,11 @@ class Corruption:
         if not self.name:
             object.__setattr__(self, "name", f"{self.kind}-{self.severity}")
 
-    def at(self, threat: ThreatModel) -> Self:
-        """The same attack in the box of another threat model."""
-        return replace(self, threat=threat)
-
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, ready for JSON."""
         level = f"any severity of {SEVERITIES}" if self.severity == "worst" else f"severity {self.severity}"
         bound = f"{self.kind} at {level}" + ("" if self.severity == "worst" else f" of {SEVERITIES}")
         return described("corruption", self.threat, corruption=self.kind, severity=self.severity, bound=bound)
-
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """Corrupted images (B, C, H, W) in the box where they are misclassified, clean ones elsewhere.
-
-        Args and raises: as ``PGD``; no gradient is taken.
-        """
-        return assault(self._body, self.threat, model, images, labels, streams, context, judge)
 
     def corrupted(self, points: Points, severity: int) -> Tensor:
         """The images of the points at one severity, in the box, (B, C, H, W)."""

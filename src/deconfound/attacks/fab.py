@@ -7,20 +7,20 @@ Shapes: B rows (an example, or an example with one of its targets), d elements; 
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Self
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deconfound.attacks.boundary import boundary
 from deconfound.attacks.harness import Hunt, assault, cut, first_of_each
+from deconfound.attacks.hunting import HuntingAttack
 from deconfound.attacks.judging import errs
 from deconfound.attacks.settings import check_threat, count, described, number
 from deconfound.attacks.targets import pairs, targets_of
 from deconfound.core.protocols import Classifier, Judge
 from deconfound.core.streams import Streams
-from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Context
 from deconfound.functional import norms
 from deconfound.functional.hyperplanes import move_to_hyperplane
@@ -56,7 +56,7 @@ class _Closest:
 
 
 @dataclass(frozen=True)
-class FAB:
+class FAB(HuntingAttack):
     """Fast adaptive boundary attack (Croce & Hein 2020): walks along the decision boundary towards the clean image.
 
     With H the nearest boundary of the model linearised at x, p and q the box-constrained projections of x and of the
@@ -95,7 +95,6 @@ class FAB:
     ('fab-100', 'fab-t-100x9')
     """
 
-    threat: ThreatModel
     _: KW_ONLY
     steps: int = 100
     restarts: int = 1
@@ -123,44 +122,14 @@ class FAB:
             eot = f"-eot{self.draws}" if self.draws > 1 else ""
             object.__setattr__(self, "name", kind + again + eot)
 
-    def at(self, threat: ThreatModel) -> Self:
-        """The same attack in another threat model."""
-        return replace(self, threat=threat)
-
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, ready for JSON."""
         own = {name: getattr(self, name) for name in ("steps", "restarts", "targets", "final_search", "draws")}
         shares = {name: float(getattr(self, name)) for name in ("alpha_max", "eta", "beta")}
         return described("fab", self.threat, **own, **shares, keep="first_adversarial")
 
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """Adversarial images inside the threat model where they were found, else the clean ones, (B, C, H, W).
-
-        Args:
-            model: the surrogate, images -> logits (B, K).
-            images: (B, C, H, W) in the box, float32 or float64.
-            labels: (B,) int64.
-            streams: one per example; by default ``Streams(0, range(B))``.
-            context: per-example tensors; ``target`` (B,) replaces the classes that rank highest.
-            judge: decides what is adversarial; a classifier or a judge, by default the surrogate's largest logit.
-
-        Raises:
-            InputError: shapes or types that do not fit each other, a given target that is the label.
-        """
-
-        def body(surrogate: Classifier, hunt: Hunt) -> None:
-            self._search(surrogate, hunt, None)
-
-        return assault(body, self.threat, model, images, labels, streams, context, judge)
+    def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
+        self._search(surrogate, hunt, None)
 
     def nearest(
         self,

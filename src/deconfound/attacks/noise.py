@@ -6,19 +6,18 @@ Shapes: B examples; images (B, C, H, W), labels (B,) int64.
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Literal, Self, get_args
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from deconfound.attacks.harness import Hunt, assault
+from deconfound.attacks.harness import Hunt
+from deconfound.attacks.hunting import HuntingAttack
 from deconfound.attacks.points import Points
 from deconfound.attacks.settings import check_threat, choice, count, described, number
-from deconfound.core.protocols import Classifier, Judge
-from deconfound.core.streams import Streams
+from deconfound.core.protocols import Classifier
 from deconfound.core.threat import ThreatModel
-from deconfound.core.types import Context
 
 Kind = Literal["uniform", "gaussian"]
 
@@ -38,7 +37,7 @@ def scale(threat: ThreatModel, elements: int) -> float:
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(HuntingAttack):
     """Random noise inside the threat model: the first of several tries that errs.
 
     Args:
@@ -55,7 +54,6 @@ class Noise:
     'noise-gaussian-20'
     """
 
-    threat: ThreatModel
     _: KW_ONLY
     kind: Kind = "uniform"
     tries: int = 20
@@ -72,32 +70,11 @@ class Noise:
         if not self.name:
             object.__setattr__(self, "name", f"noise-{self.kind}-{self.tries}")
 
-    def at(self, threat: ThreatModel) -> Self:
-        """The same attack in another threat model; a default sigma follows the radius."""
-        return replace(self, threat=threat)
-
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, ready for JSON; a sigma of None is ``scale``, which depends on the images."""
         return described("noise", self.threat, noise=self.kind, tries=self.tries, sigma=self.sigma)
 
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """Perturbed images (B, C, H, W) inside the threat model; arguments as in ``PGD``.
-
-        Raises:
-            InputError: shapes or types that do not fit each other.
-        """
-        return assault(self._try, self.threat, model, images, labels, streams, context, judge)
-
-    def _try(self, surrogate: Classifier, hunt: Hunt) -> None:
+    def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
         for attempt in range(self.tries):
             hunt.drop_fallen(self.candidates(hunt.points, attempt), ask_all=attempt == self.tries - 1)
             if not len(hunt.points):

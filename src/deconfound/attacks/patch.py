@@ -6,23 +6,21 @@ Shapes: B examples; images, gradients (B, C, H, W), labels (B,) int64, windows (
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Literal, Self
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from deconfound.attacks.expectation import input_gradient
-from deconfound.attacks.harness import Hunt, assault, cut
+from deconfound.attacks.harness import Hunt, cut
+from deconfound.attacks.hunting import HuntingAttack
 from deconfound.attacks.losses import margin, name_of
 from deconfound.attacks.points import Points
 from deconfound.attacks.settings import choice, count, described, number
 from deconfound.attacks.whole_box import whole_box
-from deconfound.core.protocols import AttackLoss, Classifier, Judge
-from deconfound.core.streams import Streams
-from deconfound.core.threat import ThreatModel
-from deconfound.core.types import Context
+from deconfound.core.protocols import AttackLoss, Classifier
 from deconfound.errors import require
 
 Location = Literal["searched", "random"]
@@ -49,7 +47,7 @@ def windows(top: Tensor, left: Tensor, size: tuple[int, int], height: int, width
 
 
 @dataclass(frozen=True)
-class Patch:
+class Patch(HuntingAttack):
     """Signed gradient ascent inside one window per image, x <- clip(x + step_size sign(grad loss(x)) in the window).
 
     Args:
@@ -75,7 +73,6 @@ class Patch:
     'one window of at most 10 % of the area'
     """
 
-    threat: ThreatModel
     _: KW_ONLY
     share: float = 0.05
     steps: int = 40
@@ -104,10 +101,6 @@ class Patch:
         """The step size in use, in units of the box's width."""
         return 2.5 / self.steps if self.step_size is None else float(self.step_size)
 
-    def at(self, threat: ThreatModel) -> Self:
-        """The same attack in the box of another threat model."""
-        return replace(self, threat=threat)
-
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, ready for JSON."""
         return described(
@@ -122,22 +115,6 @@ class Patch:
             draws=self.draws,
             bound=f"one window of at most {100 * self.share:g} % of the area",
         )
-
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """Images (B, C, H, W) with a patch where that is misclassified, clean ones elsewhere.
-
-        Args and raises: as ``PGD``.
-        """
-        return assault(self._body, self.threat, model, images, labels, streams, context, judge)
 
     def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
         for restart in range(self.restarts):

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Self
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deconfound.attacks.harness import Hunt, assault
+from deconfound.attacks.harness import Hunt
+from deconfound.attacks.hunting import HuntingAttack
 from deconfound.attacks.settings import count, described, number
 from deconfound.attacks.whole_box import from_unit, to_unit, whole_box
-from deconfound.core.protocols import Classifier, Judge
+from deconfound.core.protocols import Classifier
 from deconfound.core.streams import Streams
-from deconfound.core.threat import ThreatModel
-from deconfound.core.types import Context
 from deconfound.errors import InputError, require
 
 # Rows forwarded together while few points stand, so that the many members of a grid do not come one by one.
@@ -57,7 +56,7 @@ def transformed(pixels: Tensor, degrees: Tensor, down: Tensor, right: Tensor) ->
 
 
 @dataclass(frozen=True)
-class RotationTranslation:
+class RotationTranslation(HuntingAttack):
     """The worst of many rotations and translations (Engstrom et al. 2019).
 
     Args:
@@ -79,7 +78,6 @@ class RotationTranslation:
     774
     """
 
-    threat: ThreatModel
     _: KW_ONLY
     degrees: float = 30.0
     shift: float = 0.1
@@ -106,10 +104,6 @@ class RotationTranslation:
         if not self.name:
             object.__setattr__(self, "name", "spatial-grid" if self.tries is None else f"spatial-x{self.tries}")
 
-    def at(self, threat: ThreatModel) -> Self:
-        """The same attack in the box of another threat model."""
-        return replace(self, threat=threat)
-
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, ready for JSON."""
         reach = f"rotation by at most {self.degrees:g} degrees, shift by at most {100 * self.shift:g} % of each side"
@@ -122,22 +116,6 @@ class RotationTranslation:
             tries=self.tries,
             bound=reach,
         )
-
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """Turned and moved images (B, C, H, W) in the box where they are misclassified, clean ones elsewhere.
-
-        Args and raises: as ``PGD``; no gradient is taken.
-        """
-        return assault(self._body, self.threat, model, images, labels, streams, context, judge)
 
     def members(self) -> list[tuple[float, float, float]]:
         """(degrees, down, right) of the grid without the identity, the mildest first."""

@@ -6,21 +6,21 @@ Shapes: B examples, P pairs of points; images, directions, gradients (B, C, H, W
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Self
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deconfound.attacks.expectation import expected_loss
-from deconfound.attacks.harness import Hunt, assault, cut
+from deconfound.attacks.harness import Hunt, cut
+from deconfound.attacks.hunting import HuntingAttack
 from deconfound.attacks.losses import margin, name_of
 from deconfound.attacks.points import Points
 from deconfound.attacks.settings import check_threat, count, described, number
-from deconfound.core.protocols import AttackLoss, Classifier, Judge
+from deconfound.core.protocols import AttackLoss, Classifier
 from deconfound.core.streams import Streams
-from deconfound.core.threat import ThreatModel, parse_radius
-from deconfound.core.types import Context
+from deconfound.core.threat import parse_radius
 from deconfound.errors import require
 
 # Kingma & Ba 2015, as in the authors' code.
@@ -101,7 +101,7 @@ class Adam:
 
 
 @dataclass(frozen=True)
-class SPSA:
+class SPSA(HuntingAttack):
     """Simultaneous perturbation stochastic approximation (Uesato et al. 2018, algorithm 1), image by image.
 
     x <- project(x + step_size u). L-infinity, as in the paper: u is Adam's direction from the estimated gradients. L2
@@ -130,7 +130,6 @@ class SPSA:
     0.025
     """
 
-    threat: ThreatModel
     _: KW_ONLY
     steps: int = 20
     pairs: int = 25
@@ -162,10 +161,6 @@ class SPSA:
             return 2.5 * self.threat.eps / self.steps
         return parse_radius(self.step_size, "step_size")
 
-    def at(self, threat: ThreatModel) -> Self:
-        """The same attack in another threat model; a default step size follows the radius."""
-        return replace(self, threat=threat)
-
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, ready for JSON."""
         return described(
@@ -181,24 +176,7 @@ class SPSA:
             batch_size=self.batch_size,
         )
 
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """Perturbed images (B, C, H, W) inside the threat model; arguments as in ``PGD``.
-
-        Raises:
-            InputError: shapes or types that do not fit each other.
-        """
-        return assault(self._restarts, self.threat, model, images, labels, streams, context, judge)
-
-    def _restarts(self, surrogate: Classifier, hunt: Hunt) -> None:
+    def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
         with torch.no_grad():
             for restart in range(self.restarts):
                 self._climb(surrogate, hunt, restart)

@@ -5,27 +5,25 @@ Shapes: B examples; images (B, C, H, W), labels (B,) int64, losses (B,).
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Self
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deconfound.attacks.expectation import expected_loss
-from deconfound.attacks.harness import Hunt, assault, cut
+from deconfound.attacks.harness import Hunt, cut
+from deconfound.attacks.hunting import HuntingAttack
 from deconfound.attacks.losses import margin, name_of
 from deconfound.attacks.settings import check_threat, count, described, number
 from deconfound.attacks.square_moves import MassMoves, Moves, SignMoves
 from deconfound.attacks.square_windows import share, side
-from deconfound.core.protocols import AttackLoss, Classifier, Judge, StochasticClassifier
-from deconfound.core.streams import Streams
-from deconfound.core.threat import ThreatModel
-from deconfound.core.types import Context
+from deconfound.core.protocols import AttackLoss, Classifier, StochasticClassifier
 from deconfound.errors import require
 
 
 @dataclass(frozen=True)
-class Square:
+class Square(HuntingAttack):
     """Square attack (Andriushchenko et al. 2020): x <- x with one window changed, kept where the loss grows.
 
     The window's position, signs and form are drawn for each example; its size shrinks by a schedule common to all.
@@ -55,7 +53,6 @@ class Square:
     'square-5000'
     """
 
-    threat: ThreatModel
     _: KW_ONLY
     queries: int = 5000
     p_init: float = 0.8
@@ -77,10 +74,6 @@ class Square:
             repeats = f"x{self.restarts}" if self.restarts > 1 else ""
             object.__setattr__(self, "name", f"square-{self.queries}{repeats}")
 
-    def at(self, threat: ThreatModel) -> Self:
-        """The same attack in another threat model."""
-        return replace(self, threat=threat)
-
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter, ready for JSON."""
         return described(
@@ -94,32 +87,15 @@ class Square:
             draws=self.draws,
         )
 
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """Perturbed images (B, C, H, W) inside the threat model; arguments as in ``PGD``.
-
-        Raises:
-            InputError: shapes or types that do not fit each other, images without height and width.
-        """
-        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        require(len(shape) == 4, "images", shape, "of shape (B, C, H, W): squares need height and width")
-        return assault(self._restarts, self.threat, model, images, labels, streams, context, judge)
-
     def sizes(self, height: int, width: int) -> list[int]:
         """The side of the square at each query after the start."""
         odd = self.threat.norm != "linf"
         shares = (share(query, self.queries, self.p_init, self.rescale) for query in range(self.queries - 1))
         return [side(part, height, width, odd) for part in shares]
 
-    def _restarts(self, surrogate: Classifier, hunt: Hunt) -> None:
+    def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
+        shape = tuple(hunt.points.images.shape)
+        require(len(shape) == 4, "images", shape, "of shape (B, C, H, W): squares need height and width")
         with torch.no_grad():
             for restart in range(self.restarts):
                 self._search(surrogate, hunt, restart)
