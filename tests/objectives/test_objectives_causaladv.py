@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from deconfound import models
 from deconfound.attacks import PGD
 from deconfound.attacks.losses import kl_to_reference
 from deconfound.core.streams import Streams
@@ -20,7 +21,7 @@ from deconfound.errors import InputError
 from deconfound.functional.style import Basis
 from deconfound.models.style_branch import StyleBranch
 from deconfound.objectives import AdversarialTraining, CausalAdv, Trades
-from deconfound.objectives.styled import Styled, StyleLoss, style_context
+from deconfound.objectives.styled import Styled, StyleLoss, linear_layer, style_context
 from deconfound.training import Hooks, LoopSettings, OptimizerSettings, SelectionSettings, fit
 from toys import MemoryCheckpoints, Sharpness, SplitNet, ToySource, tiny_net
 
@@ -575,15 +576,39 @@ class TestBadInput:
         assert all(torch.isfinite(value).all() for value in state(objective).values())
 
 
-def test_a_head_without_bias_and_an_explicit_layer():
+class Unnamed(SplitNet):
+    """Nothing says which of its layers is the head; it has another one of the same size, used inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.final, self.other = self.last, nn.Linear(16, 4)
+        del self.last
+
+    def features(self, images):
+        features = super().features(images)
+        return features + self.other(features).sum(dim=1, keepdim=True)
+
+    def head(self, features):
+        return self.final(features)
+
+
+def test_the_linear_layer_is_found_from_the_head():
     objective, batch = causal(bias=False), toy_batch()
-    train_step(objective, batch)
-    model = SplitNet()
-    model.final, model.head = model.last, model.last.forward
-    del model.last
-    named = CausalAdv(model, StyleBranch(16, 4), objective.attack, last=model.final)
-    taken = train_step(named, batch)
-    assert [player for player, _ in taken] == ["style", "model"]
+    assert [player for player, _ in train_step(objective, batch)] == ["style", "model"]
+    model = Unnamed()
+    assert linear_layer(model) is model.final
+    named = CausalAdv(model, StyleBranch(16, 4), objective.attack)
+    assert [player for player, _ in train_step(named, batch)] == ["style", "model"]
+    with pytest.raises(InputError, match=r"^model: got 'Unnamed'"):
+        linear_layer(model, model.other)
+
+
+def test_cut_networks():
+    split = models.split_model(tiny_net(), probe=toy_batch(2).images)
+    assert linear_layer(split).in_features == 256
+    early = models.split_model(tiny_net(), "0")
+    with pytest.raises(InputError, match=r"^model: got 'Sequential'; .*model_options.layer=NAME"):
+        linear_layer(early)
 
 
 def test_a_step_is_data():

@@ -6,7 +6,7 @@ Shapes: B examples, K classes, D features; images (B, C, H, W), features, styles
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,25 +17,42 @@ from deconfound.core.types import Context
 from deconfound.errors import InputError
 from deconfound.functional.losses import cross_entropy, kl_divergence, soft_cross_entropy
 
+_HINT = (
+    "name the layer that gives them (in a recipe: --set model_options.layer=NAME; in Python: "
+    "models.split_model(model, layer=NAME))"
+)
+
 
 def linear_layer(model: nn.Module, last: nn.Module | None = None) -> nn.Linear:
-    """The linear layer that ends a split model: the given one, else ``model.last``.
+    """The linear layer that is the head of a split model: the one for which head(f) = W f (+ b), on a ramp.
+
+    Args:
+        model: with methods ``features`` and ``head``.
+        last: the layer to check; by default the model's linear layers are tried, the last one first.
 
     Raises:
         InputError: the model has no split, or none whose head is one linear layer.
     """
-    parts = [getattr(model, name, None) for name in ("features", "head")]
-    rule = (
-        "a network in two parts, features(images) of shape (B, D) and a linear head; for one without, name the layer "
-        "that gives the features (in a recipe: --set model_options.layer=NAME; in Python: "
-        "models.split_model(model, layer=NAME))"
-    )
-    if not all(callable(part) for part in parts):
-        raise InputError("model", type(model).__name__, rule)
-    found = last if last is not None else getattr(model, "last", None)
-    if not isinstance(found, nn.Linear):
-        raise InputError("model", type(getattr(model, "model", model)).__name__, rule)
-    return found
+    layers = [last] if last is not None else [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if all(callable(getattr(model, name, None)) for name in ("features", "head")):
+        for layer in reversed(layers):
+            if isinstance(layer, nn.Linear) and _is_head(cast(FeatureSplit, model), layer):
+                return layer
+    inner = getattr(model, "model", model)
+    rule = f"a network whose logits come from features (B, D) by one linear layer; where it has such features, {_HINT}"
+    raise InputError("model", type(inner).__name__, rule)
+
+
+def _is_head(model: FeatureSplit, layer: nn.Linear) -> bool:
+    weight = layer.weight
+    ramp = torch.linspace(-1, 1, 2 * layer.in_features, dtype=weight.dtype, device=weight.device).view(2, -1)
+    with evaluating(model), torch.no_grad():
+        try:
+            logits = model.head(ramp)
+        except Exception:  # a foreign head that takes something else raises what it likes
+            return False
+        expected = layer(ramp)
+        return logits.shape == expected.shape and torch.allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def checked_features(features: Tensor, last: nn.Linear) -> Tensor:
@@ -45,10 +62,7 @@ def checked_features(features: Tensor, last: nn.Linear) -> Tensor:
         InputError: maps or tokens, or vectors of another length.
     """
     if features.ndim != 2 or features.shape[1] != last.in_features:
-        rule = (
-            f"features of shape (B, {last.in_features}), the input of the last linear layer; name the layer that gives "
-            "them (in a recipe: --set model_options.layer=NAME)"
-        )
+        rule = f"features of shape (B, {last.in_features}), which its last linear layer takes; {_HINT}"
         raise InputError("model", f"features of shape {tuple(features.shape)}", rule)
     return features
 
