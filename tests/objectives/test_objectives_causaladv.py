@@ -33,6 +33,8 @@ MIDDLE = Progress(epoch=2, epochs=4, step=1, steps=3)
 def causal(variant="m", seed=0, norm=False, steps=3, classes=4, width=16, bias=True, **settings):
     model = SplitNet(seed, classes, norm=norm, width=width, bias=bias)
     style = StyleBranch(width, classes, seed=seed)
+    with torch.no_grad():
+        style.head.weight.mul_(10)  # so that the marginalisation, quadratic in it, is seen
     beta, alpha = settings.get("beta", {"m": 1.0, "t": 6.0}[variant]), settings.get("alpha", 1.0)
     loss = StyleLoss(CONTENT[variant], beta, alpha)
     start = "uniform" if variant == "m" else "gaussian"
