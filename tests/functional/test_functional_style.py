@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deconfound.errors import InputError
-from deconfound.functional.covariance import batch_weight, class_rows, increments, merged_full, merged_low_rank
+from deconfound.functional.covariance import batch_weight, class_rows, increments, merge_full_, merged_low_rank
 from deconfound.functional.marginalisation import correction_table
 from deconfound.functional.style import anchors, deflated_basis, exact_basis, leakage, unit
 
@@ -40,8 +40,10 @@ class TestCovariance:
         rows = class_rows(second, torch.zeros(20, dtype=torch.int64))
         weight = batch_weight(torch.tensor([30.0], dtype=torch.float64), torch.tensor([20.0], dtype=torch.float64))
         added = increments(rows, first.mean(0, keepdim=True), weight)
-        merged = merged_full(torch.cov(first.T, correction=0)[None], added, weight)[0]
-        torch.testing.assert_close(merged, torch.cov(torch.cat([first, second]).T, correction=0))
+        merged = torch.stack([torch.zeros(4, 4, dtype=torch.float64), torch.cov(first.T, correction=0)])
+        merge_full_(merged, torch.tensor([1]), added, weight)
+        assert not merged[0].any()
+        torch.testing.assert_close(merged[1], torch.cov(torch.cat([first, second]).T, correction=0))
 
     def test_low_rank_is_exact_within_the_rank_and_the_best_beyond(self):
         g = generator()

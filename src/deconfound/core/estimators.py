@@ -13,8 +13,8 @@ from deconfound.functional.covariance import (
     batch_weight,
     class_rows,
     increments,
+    merge_full_,
     merged_diagonal,
-    merged_full,
     merged_low_rank,
 )
 from deconfound.functional.marginalisation import FORMS, Form
@@ -126,7 +126,10 @@ class RunningMoments(nn.Module):
         seen, more = (count.to(features.dtype) for count in (self.count[place], rows.counts))
         weight = batch_weight(seen, more, self.momentum)
         added = increments(rows, self.mean[place], weight)
-        merge = {"full": merged_full, "low-rank": merged_low_rank, "diagonal": merged_diagonal}[self.form]
-        self.covariance[place] = merge(self.covariance[place], added, weight)
+        if self.form == "full":
+            merge_full_(self.covariance, place, added, weight)
+        else:
+            merge = merged_low_rank if self.form == "low-rank" else merged_diagonal
+            self.covariance[place] = merge(self.covariance[place], added, weight)
         self.mean[place] += weight[:, None] * (rows.mean - self.mean[place])
         self.count[place] += rows.counts

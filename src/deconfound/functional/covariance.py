@@ -89,9 +89,13 @@ def increments(rows: ClassRows, mean: Tensor, weight: Tensor) -> Tensor:
     return torch.cat([inner, between[:, None]], dim=1)
 
 
-def merged_full(covariance: Tensor, added: Tensor, weight: Tensor) -> Tensor:
-    """(1 - w) C + F^T F for C (P, D, D) and F = ``added`` (P, M + 1, D)."""
-    return torch.baddbmm((1 - weight)[:, None, None] * covariance, added.mT, added)
+def merge_full_(covariance: Tensor, present: Tensor, added: Tensor, weight: Tensor) -> None:
+    """C_y <- (1 - w) C_y + F^T F in place for the classes y present, C (K, D, D) and F = ``added`` (P, M + 1, D).
+
+    One class at a time: a copy of all the matrices involved would take longer than the products.
+    """
+    for label, kept, rows in zip(present.tolist(), (1 - weight).tolist(), added, strict=True):
+        covariance[label].addmm_(rows.T, rows, beta=kept)
 
 
 def merged_diagonal(variance: Tensor, added: Tensor, weight: Tensor) -> Tensor:

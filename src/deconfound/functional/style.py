@@ -67,14 +67,28 @@ def exact_basis(crossed: Tensor, start: Tensor) -> tuple[Tensor, int]:
     >>> removed, bool((crossed @ basis.T).abs().max() < 1e-6)
     (1, True)
     """
-    _, values, rows = torch.linalg.svd(crossed, full_matrices=False)
-    rank = int((values > RANK_TOLERANCE * values[:1]).sum())
+    space, rank = _row_space(crossed)
     removed = min(rank, start.shape[1] // 2)
-    space = rows[:removed]
+    space = space[:removed]
     basis = start
     for _ in range(2):  # the second pass removes what rounding left in the first
         basis = torch.nn.functional.normalize(basis - (basis @ space.T) @ space, dim=1)
     return basis, removed
+
+
+def _row_space(crossed: Tensor) -> tuple[Tensor, int]:
+    """Right singular vectors in descending order, at most min(K, D) of them, and the rank.
+
+    By the eigenvectors of the smaller Gram matrix in double precision, where a singular value of 1e-5 of the largest
+    is an eigenvalue of 1e-10: on an accelerator a fraction of the time of a singular value decomposition.
+    """
+    double = (crossed.cpu() if crossed.device.type == "mps" else crossed).double()  # that device has no double
+    wide = crossed.shape[0] <= crossed.shape[1]
+    squares, vectors = torch.linalg.eigh(double @ double.T if wide else double.T @ double)
+    values, vectors = squares.flip(0).clamp_min(0).sqrt(), vectors.flip(1)
+    rank = int((values > RANK_TOLERANCE * values[:1]).sum())
+    rows = (vectors.T[:rank] @ double) / values[:rank, None] if wide else vectors.T[:rank]
+    return rows.to(crossed), rank
 
 
 def deflated_basis(crossed: Tensor, start: Tensor) -> Tensor:
