@@ -86,4 +86,7 @@ def _epoch_note(run: str) -> tuple[str, ...]:
     kept, last = training.selected_epoch, training.epochs_run - 1
     if kept is None or kept == last:
         return ()
-    return (f"the network is that of epoch {kept + 1}, the style branch that of the last, {last + 1}",)
+    return (
+        f"the network is that of epoch {kept + 1}, the style branch that of the last, {last + 1}: what g says here it "
+        f"says of features it was not trained on (a run with selection.keep=last has both of one epoch)",
+    )
