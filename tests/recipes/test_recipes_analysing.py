@@ -18,7 +18,7 @@ from deconfound.recipes.loading import load_run
 from deconfound.recipes.players import restored
 from deconfound.recipes.reporting import collect, write_report
 from deconfound.recipes.training import train
-from deconfound.records import StyleRecord, TrainingRecord
+from deconfound.records import StyleRecord
 from deconfound.store.weights import read_weights, write_weights
 from jobs import Told, contents, images
 
@@ -135,13 +135,6 @@ class TestARun:
         assert record.trained.name == "deflation"
         assert any("trained on the deflation basis only" in note for note in record.notes)
         assert (path / "analyze-style-n20" / "style.json").is_file()
-
-    def test_an_earlier_epoch_of_the_network_is_told(self, run, tmp_path):
-        record = TrainingRecord.read(run / "record.json").model_copy(update={"selected_epoch": 3, "epochs_run": 9})
-        (run / "record.json").write_text(record.to_json())
-        notes = look_into(look(run, n=5))[0].notes
-        told = "the network is that of epoch 4, the style branch that of the last, 9: what g says here"
-        assert any(note.startswith(told) for note in notes)
 
 
 class TestItsPlace:

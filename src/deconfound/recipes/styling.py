@@ -15,10 +15,10 @@ from deconfound.errors import require
 from deconfound.models.style_branch import StyleBranch
 from deconfound.objectives.styled import linear_layer
 from deconfound.recipes.loading import Loaded
-from deconfound.recipes.players import folder_of, restored
+from deconfound.recipes.players import restored
 from deconfound.recipes.registry import build_objective
 from deconfound.recipes.schema import Recipe
-from deconfound.records import StyleRecord, TrainingRecord
+from deconfound.records import StyleRecord
 
 if TYPE_CHECKING:
     from deconfound.recipes.analysing import Scene
@@ -41,7 +41,7 @@ def style_analysis(run: str, loaded: Loaded, recipe: Recipe) -> Callable[[Scene]
     seen = int(branch.content.count.sum())
     require(seen > 0, "run", run, "a run whose style branch has seen images; this one was not trained")
     parts = _parts(players["model"], branch)
-    notes = (_predictor_note(branch), *_epoch_note(run))
+    notes = (_predictor_note(branch),)
 
     def work(scene: Scene) -> StyleRecord:
         look = scene.look
@@ -75,18 +75,3 @@ def _parts(model: nn.Module, branch: StyleBranch) -> StyleParts:
 
 def _predictor_note(branch: StyleBranch) -> str:
     return f"the style predictor g was trained on the {branch.kind} basis only; on the other it reads what it never saw"
-
-
-def _epoch_note(run: str) -> tuple[str, ...]:
-    """Weights may be kept from an earlier epoch; the style branch is always that of the last."""
-    file = folder_of(run).record
-    if not file.is_file():
-        return ()
-    training = TrainingRecord.read(file)
-    kept, last = training.selected_epoch, training.epochs_run - 1
-    if kept is None or kept == last:
-        return ()
-    return (
-        f"the network is that of epoch {kept + 1}, the style branch that of the last, {last + 1}: what g says here it "
-        f"says of features it was not trained on (a run with selection.keep=last has both of one epoch)",
-    )
