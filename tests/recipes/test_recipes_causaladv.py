@@ -51,6 +51,15 @@ def test_the_authors_settings_on_cifar(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_our_deviations_on_small_data(name):
+    assert recipe(name).objective.alpha == 0.1
+    assert recipe(name, "mnist", "mnist").objective.alpha == recipe(name, "mine", "generic").objective.alpha == 1.0
+    assert recipe(name, "digits", "digits", "objective.alpha=1").objective.alpha == 1.0
+    assert recipe(name, "mnist", "mnist").objective.beta == 1.0
+    assert recipe(name).step_size is None
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_setting_can_be_set_in_a_line(name):
     changes = ["alpha=0.5", "beta=2", "ratio=0.3", "clean_weight=0.1", "basis=deflation", "covariance=diagonal"]
     found = recipe(name, "cifar100", "cifar", *(f"objective.{c}" for c in changes), "augmentation.rotation=5")
