@@ -159,3 +159,27 @@ class Rows:
 
     def entries(self):
         return list(self.rows)
+
+
+class SplitNet(nn.Module):
+    """Conv, (BatchNorm,) ReLU, linear to D features, ReLU; then one linear layer. ``head(features(x)) == model(x)``."""
+
+    def __init__(self, seed=0, classes=4, size=8, norm=False, width=16, bias=True, channels=1):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.conv = nn.Conv2d(channels, 4, 3, padding=1)
+            self.norm = nn.BatchNorm2d(4) if norm else nn.Identity()
+            self.wide = nn.Linear(4 * size * size, width)
+            self.last = nn.Linear(width, classes, bias=bias)
+        self.passes = 0
+
+    def features(self, images):
+        self.passes += 1
+        return F.relu(self.wide(F.relu(self.norm(self.conv(images))).flatten(1)))
+
+    def head(self, features):
+        return self.last(features)
+
+    def forward(self, images):
+        return self.head(self.features(images))

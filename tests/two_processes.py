@@ -13,10 +13,12 @@ from deconfound.attacks import PGD
 from deconfound.attacks.losses import kl_to_reference
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
-from deconfound.objectives import AdversarialTraining, Standard, Trades
+from deconfound.models.style_branch import StyleBranch
+from deconfound.objectives import AdversarialTraining, CausalAdv, Standard, Trades
+from deconfound.objectives.styled import StyleLoss
 from deconfound.recipes.compute import first_decides
 from deconfound.training import AveragingSettings, Hooks, LoopSettings, SelectionSettings, fit
-from toys import Game, MemoryCheckpoints, ToySource, tiny_net
+from toys import Game, MemoryCheckpoints, SplitNet, ToySource, tiny_net
 
 THREAT = ThreatModel("linf", 0.1)
 
@@ -53,7 +55,20 @@ def game(seed):
     return Game(tiny_net(seed), critic), settings(epochs=2, lr=0.02)
 
 
-CASES = {"standard": standard, "pgd-at": pgd_at, "batchnorm": batchnorm, "dropout": dropout, "game": game}
+def causaladv(seed):
+    attack = PGD(THREAT, steps=2, keep="last", loss=StyleLoss())
+    branch = StyleBranch(16, 4, seed=seed)
+    return CausalAdv(SplitNet(seed), branch, attack), settings(epochs=3, precision="64-true")
+
+
+CASES = {
+    "standard": standard,
+    "pgd-at": pgd_at,
+    "batchnorm": batchnorm,
+    "dropout": dropout,
+    "game": game,
+    "causaladv": causaladv,
+}
 
 
 def trained(name, fabric, seed):

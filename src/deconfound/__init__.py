@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
-    from deconfound import attacks, data, evaluation, models, objectives, training
+    from deconfound import analysis, attacks, data, evaluation, models, objectives, training
     from deconfound.core.streams import Streams
     from deconfound.core.threat import ThreatModel
     from deconfound.errors import InputError
+    from deconfound.recipes.analysing import analyze
     from deconfound.recipes.comparing import compare
     from deconfound.recipes.evaluating import evaluate
     from deconfound.recipes.loading import load
@@ -25,12 +26,13 @@ _HOME = {
     "Streams": "core.streams",
     "ThreatModel": "core.threat",
     "TrainingRecord": "records",
+    "analyze": "recipes.analysing",
     "compare": "recipes.comparing",
     "evaluate": "recipes.evaluating",
     "load": "recipes.loading",
     "train": "recipes.training",
 }
-_ROOMS = ("attacks", "data", "evaluation", "models", "objectives", "training")
+_ROOMS = ("analysis", "attacks", "data", "evaluation", "models", "objectives", "training")
 __all__ = [
     "Comparison",
     "EvaluationRecord",
@@ -38,6 +40,8 @@ __all__ = [
     "Streams",
     "ThreatModel",
     "TrainingRecord",
+    "analysis",
+    "analyze",
     "attacks",
     "compare",
     "data",

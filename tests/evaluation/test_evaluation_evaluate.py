@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from deconfound.core.pictures import png
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Batch
@@ -19,7 +20,6 @@ from deconfound.errors import InputError
 from deconfound.evaluation import Probes, Provenance
 from deconfound.evaluation.curve import curve_radii
 from deconfound.evaluation.examples import spread
-from deconfound.evaluation.gallery import png
 from deconfound.evaluation.judging import evaluate
 from deconfound.functional.statistics import wilson_interval
 from deconfound.records import EvaluationRecord, Machine

@@ -7,8 +7,15 @@ import pytest
 import torch
 from torch import nn
 
+from deconfound.attacks import PGD
+from deconfound.core.streams import Streams
+from deconfound.core.threat import ThreatModel
+from deconfound.core.types import Batch, Progress
 from deconfound.errors import InputError
 from deconfound.models import build, fit_state
+from deconfound.models.style_branch import StyleBranch
+from deconfound.objectives import CausalAdv
+from deconfound.objectives.styled import StyleLoss, linear_layer
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +197,23 @@ def test_a_network_that_draws_keeps_its_draw(monkeypatch):
             build("drawing_nets:net", classes=4, channels=1, size=4, **options)
     with pytest.raises(InputError, match="5 classes in its output, not 4"):
         build("drawing_nets:net", classes=5, channels=1, size=4)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "test_vit"])
+def test_a_style_branch_beside_a_timm_network(timm, name, images):
+    model = build(f"timm:{name}", classes=3, channels=3, size=32)
+    last = linear_layer(model)
+    assert last is model.last
+    attack = PGD(ThreatModel("linf", 0.03), steps=1, keep="last", loss=StyleLoss())
+    objective = CausalAdv(model, StyleBranch(last.in_features, 3), attack)
+    batch = Batch(images, torch.tensor([0, 2]), torch.arange(2))
+    steps = objective.steps(batch, Progress(epoch=1, epochs=2), Streams(0, batch.index))
+    losses = {step.player: step.loss().total for step in steps}
+    assert losses.keys() == {"style", "model"}
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_a_style_branch_needs_vectors_as_features(timm):
+    maps = build("timm:resnet10t", classes=3, channels=3, size=32, layer="forward_features")
+    with pytest.raises(InputError, match=r"^model: got 'ResNet'; .*model_options.layer=NAME"):
+        linear_layer(maps)

@@ -111,7 +111,10 @@ WRONG = {
     "model=5": ("model", "a name"),
     "model=": ("model", "a name"),
     "model_options=5": ("model_options", "a mapping of keys to values"),
-    "objective=trade": ("objective", "one of fgsm-rs, pgd-at, standard, trades (did you mean 'trades'?)"),
+    "objective=trade": (
+        "objective",
+        "one of causaladv-m, causaladv-t, fgsm-rs, pgd-at, standard, trades (did you mean 'trades'?)",
+    ),
     "objective=5": ("objective", "a name, or a mapping with a name"),
     "objective=": ("objective", "a name, or a mapping with a name"),
     "objective.name=5": ("objective", "a name, or a mapping with a name"),

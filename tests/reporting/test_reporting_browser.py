@@ -13,6 +13,7 @@ import subprocess
 import pytest
 
 from deconfound.reporting.page import render
+from style_records import make_style
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -95,7 +96,8 @@ def found(evaluations, trainings, make, tmp_path_factory):
     """Desktop, dark preference, with a record that has no number and one with hostile names."""
     nan = make["evaluation"]("broken", robust_accuracy=float("nan"), n=99, size=(40, 24, 3))
     evil = make["evaluation"]("<img src=x onerror=throw(1)>", "</script><script>throw 1</script>", robust=0.5)
-    page = render([*evaluations, nan, evil], trainings)
+    analysis = make_style(make["picture"](0).clean_png, 1)
+    page = render([*evaluations, nan, evil], trainings, analyses=[analysis])
     return browse(page, tmp_path_factory.mktemp("desktop"), 1200, "--blink-settings=preferredColorScheme=0")
 
 
@@ -120,7 +122,7 @@ def test_sorting_works_in_both_directions(found):
 
 
 def test_every_picture_loads_and_is_shown(found):
-    assert len(found["pictures"]) == 7 * 4 * 3
+    assert len(found["pictures"]) == 7 * 4 * 3 + 6
     assert all(complete and natural > 0 and shown > 40 for complete, natural, shown in found["pictures"])
 
 
@@ -144,7 +146,9 @@ def test_a_phone_needs_no_sideways_scrolling(make, trainings, tmp_path):
         make["evaluation"](reasons=("r" * 200,)), make["fast"](), make["random"](), make["paper"](),
         make["unseen"](reasons=("r" * 90,), columns=(*make["unseen"]().columns, wide)),
     ]  # fmt: skip
-    found = browse(render([long, *more], trainings, "t" * 120), tmp_path, 390)
+    png = make["picture"](0).clean_png
+    analyses = [make_style(png), make_style(png, model="m" * 90, data="d" * 90, class_names=("class_" * 15,) * 10)]
+    found = browse(render([long, *more], trainings, "t" * 120, analyses=analyses), tmp_path, 390)
     assert found["width"][1] <= 500
     assert found["width"][0] <= found["width"][1]
     assert found["faults"] == []

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import two_processes
+from deconfound.models.style_branch import StyleBranch
 
 TESTS = Path(__file__).parents[1]
 
@@ -58,7 +59,9 @@ def test_ranks_end_with_equal_weights_statistics_and_buffers(ranks, name):
     assert first["history"] == second["history"]
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("standard", 1e-5), ("pgd-at", 1e-10), ("game", 1e-5)])
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("standard", 1e-5), ("pgd-at", 1e-10), ("game", 1e-5), ("causaladv", 1e-9)]
+)
 def test_two_processes_end_where_one_does(ranks, name, tolerance):
     alone = two_processes.one_process(name)
     for key, value in alone["players"].items():
@@ -69,6 +72,20 @@ def test_two_processes_end_where_one_does(ranks, name, tolerance):
     start = objective.players()["model"].state_dict()
     moved = max(float((alone["players"][f"model/{key}"] - value).abs().max()) for key, value in start.items())
     assert moved > 0.01  # otherwise nothing was compared
+
+
+def test_running_covariances_and_basis_are_those_of_one_process(ranks):
+    alone = two_processes.one_process("causaladv")["players"]
+    found = ranks[0]["causaladv"]["players"]
+    assert int(found["style/content.count"]) == 3 * 64
+    assert float(found["style/own.covariance"].abs().max()) > 1e-3
+    bases = []
+    for players in (alone, found, ranks[1]["causaladv"]["players"]):
+        branch = StyleBranch(16, 4).double()
+        branch.load_state_dict({k.removeprefix("style/"): v for k, v in players.items() if k.startswith("style/")})
+        bases.append(branch.basis(players["model/last.weight"]).matrix)
+    torch.testing.assert_close(bases[1], bases[0], rtol=0, atol=1e-7)
+    assert torch.equal(bases[1], bases[2])
 
 
 def test_batchnorm_saw_every_pass_and_its_statistics_moved(ranks):

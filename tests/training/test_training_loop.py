@@ -186,6 +186,32 @@ def test_best_epoch_is_kept_and_patience_ends_training():
     assert all(torch.equal(result.model[k], v) for k, v in weights[1].items())
 
 
+def test_all_players_are_kept_from_the_same_epoch():
+    class Counted(PlainCE):
+        """A second player that counts the batches it has seen."""
+
+        def __init__(self, model):
+            super().__init__(model)
+            self.counter = nn.BatchNorm1d(1, affine=False)
+
+        def players(self):
+            return {"model": self.model, "counter": self.counter}
+
+        def steps(self, batch, progress, streams):
+            self.counter(torch.zeros(2, 1))
+            return super().steps(batch, progress, streams)
+
+    source, scores = ToySource(), iter([0.2, 0.8, 0.5])
+    objective = Counted(tiny_net())
+    chosen = settings(epochs=3, selection=SelectionSettings(keep="best"))
+    result = fit(objective, source, chosen, hooks=Hooks(validate=lambda model: {"validation_robust": next(scores)}))
+    assert result.selected_epoch == 1
+    seen = int(objective.counter.num_batches_tracked)
+    assert int(result.players["counter"]["num_batches_tracked"]) == 2 * seen // 3
+    last = fit(Counted(tiny_net()), source, settings(epochs=3))
+    assert int(last.players["counter"]["num_batches_tracked"]) == seen
+
+
 def test_divergence_is_named_and_not_saved():
     kept = MemoryCheckpoints()
     with pytest.raises(FloatingPointError, match="training diverged: loss is not finite by epoch 1"):

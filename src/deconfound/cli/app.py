@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from deconfound.cli.analyzing import analyze
 from deconfound.cli.options import Data, Json, Overwrite, Quiet, accelerator_of, devices_of, numbers_of
 from deconfound.cli.screen import Screen, logged
 from deconfound.errors import InputError
@@ -228,6 +229,9 @@ def evaluate(
     screen.output.print(evaluation_table(record))
     if path is not None:
         screen.output.print(f"Record: {path}", soft_wrap=True, markup=False)
+
+
+app.command()(analyze)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Batch, Context, DeclaredAttack, Loss, Progress, Step
+from deconfound.functional.style import Basis
 
 
 class Classifier(Protocol):
@@ -50,6 +51,27 @@ class DeclaresSurrogates(Protocol):
     """A network that declares adaptive attacks on itself, which need nothing but its weights."""
 
     def attack_surrogates(self) -> Sequence[DeclaredAttack]: ...
+
+
+class StylePredictor(Protocol):
+    """Style s = n(f) B^T of features (B, D), and the logits (B, K) that it suggests: V phi(s) + c, plus a correction.
+
+    ``observe`` takes clean features into the covariance that ``basis(W)`` follows from. ``learn`` is the pass in
+    training, whose statistics move unless ``update`` is false; ``plain_logits`` the one in evaluation, without the
+    correction by the true label, which is (B, K) too.
+    """
+
+    def observe(self, features: Tensor) -> None: ...
+
+    def basis(self, weight: Tensor) -> Basis: ...
+
+    def style(self, features: Tensor, matrix: Tensor) -> Tensor: ...
+
+    def learn(self, style: Tensor, labels: Tensor, ratio: float, *, update: bool = True) -> Tensor: ...
+
+    def plain_logits(self, style: Tensor) -> Tensor: ...
+
+    def correction(self, labels: Tensor, ratio: float) -> Tensor: ...
 
 
 class AttackLoss(Protocol):

@@ -32,11 +32,20 @@ def family_of(name: str, shape: tuple[int, int, int], classes: int) -> str:
     """
     require(len(shape) == 3 and min(shape) > 0, "shape", shape, "three positive sizes (C, H, W)")
     require(classes >= 1, "classes", classes, "at least one class")
-    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
-    plain = re.sub(r"[^a-z0-9]", "", last.lower())
+    plain = plain_name(name)
     if plain in _NAMES:
         return _NAMES[plain]
     for beginning, family in _BEGINNINGS.items():
         if plain.startswith(beginning):
             return family
     return _SHAPES.get((shape[0], shape[1], shape[2]), "generic")
+
+
+def plain_name(name: str) -> str:
+    """The last part of a data name, letters and numbers only, in lower case.
+
+    >>> plain_name("uoft-cs/CIFAR-100")
+    'cifar100'
+    """
+    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    return re.sub(r"[^a-z0-9]", "", last.lower())

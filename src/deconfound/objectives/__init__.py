@@ -8,11 +8,17 @@ from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
     from deconfound.objectives.adversarial import AdversarialTraining
+    from deconfound.objectives.causaladv import CausalAdv
     from deconfound.objectives.standard import Standard
     from deconfound.objectives.trades import Trades
 
-_HOME = {"Standard": "standard", "AdversarialTraining": "adversarial", "Trades": "trades"}
-__all__ = ["AdversarialTraining", "Standard", "Trades"]
+_HOME = {
+    "AdversarialTraining": "adversarial",
+    "CausalAdv": "causaladv",
+    "Standard": "standard",
+    "Trades": "trades",
+}
+__all__ = ["AdversarialTraining", "CausalAdv", "Standard", "Trades"]
 
 
 __getattr__ = exporter(__name__, _HOME)

@@ -14,10 +14,8 @@ from deconfound.attacks.declared import Declared
 from deconfound.core.protocols import Attack, DeclaresSurrogates, StochasticClassifier
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import DeclaredAttack
-from deconfound.models import fit_state
 from deconfound.recipes.loading import Loaded
-from deconfound.recipes.registry import build_objective
-from deconfound.store import RunFolder, read_weights
+from deconfound.recipes.players import restored
 
 
 def of_model(model: nn.Module) -> tuple[DeclaredAttack, ...]:
@@ -33,19 +31,7 @@ def of_run(run: str | Path, loaded: Loaded) -> tuple[DeclaredAttack, ...]:
     """
     if loaded.recipe is None:
         return ()
-    objective = build_objective(loaded.model, loaded.recipe)
-    others = {name: player for name, player in objective.players().items() if player is not loaded.model}
-    if others:
-        device = next((t.device for t in loaded.model.state_dict().values()), None)
-        place = Path(run)
-        file = RunFolder(place if place.is_dir() else place.parent).players
-        tensors, _ = read_weights(file, "players")
-        for name, player in others.items():
-            start = f"{name}/"
-            own = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
-            fit_state(player, own, f"{file}: {name}")
-            player.to(device).eval()
-    return tuple(objective.declared_attacks())
+    return tuple(restored(run, loaded, loaded.recipe).declared_attacks())
 
 
 def built(

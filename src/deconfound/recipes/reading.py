@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from deconfound.errors import InputError
-from deconfound.records import EvaluationRecord, TrainingRecord
+from deconfound.records import ANALYSES, EvaluationRecord, TrainingRecord
 
 RESULTS = "results"  # the kind of a file that holds several evaluation records
-_KNOWN = (EvaluationRecord.expected_kind, TrainingRecord.expected_kind)
+_KNOWN = (EvaluationRecord.expected_kind, TrainingRecord.expected_kind, *ANALYSES)
 
 
 def files_in(place: Path, field: str) -> list[Path]:
@@ -28,7 +28,7 @@ def files_in(place: Path, field: str) -> list[Path]:
 
 
 def records_in(file: Path, field: str) -> list[Mapping[str, Any]] | None:
-    """The evaluation and training records of a file as they lie there; None where it is not a file of records.
+    """The evaluations, trainings and analyses of a file as they lie there; None where it is not a file of records.
 
     Raises:
         InputError: a file of results that are no records.

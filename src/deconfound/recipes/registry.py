@@ -2,57 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 from torch import nn
 
-from deconfound.attacks import FGSMRS, PGD
+from deconfound.attacks import FGSMRS
 from deconfound.attacks.losses import kl_to_reference
-from deconfound.core.protocols import Attack, Objective
+from deconfound.core.protocols import Objective
 from deconfound.errors import InputError, unknown_name
 from deconfound.objectives import AdversarialTraining, Standard, Trades
-from deconfound.training.settings import Settings
+from deconfound.recipes.causal import CausalAdvSettings, causaladv_m, causaladv_t
+from deconfound.recipes.entries import Entry, ObjectiveSettings, inner_attack
 
 if TYPE_CHECKING:
     from deconfound.recipes.schema import Recipe
-
-
-class ObjectiveSettings(Settings):
-    """Settings of an objective; ``name`` says which."""
-
-    name: str
 
 
 class TradesSettings(ObjectiveSettings):
     """``beta`` weighs the KL term."""
 
     beta: Annotated[float, Field(ge=0)] = 6.0
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An objective in the registry: its settings, how it is built, and whether it crafts adversarial examples."""
-
-    about: str
-    settings: type[ObjectiveSettings]
-    build: Callable[[nn.Module, Recipe], Objective]
-    adversarial: bool = True
-    stochastic: bool = False
-
-
-def inner_attack(recipe: Recipe, **changes: Any) -> Attack:
-    """The PGD that a recipe describes, as an inner maximiser: every point takes every step."""
-    return PGD(
-        recipe.threat,
-        steps=recipe.steps,
-        step_size=recipe.step_size,
-        keep="last",
-        mode=recipe.attack_mode,
-        **changes,
-    )
 
 
 def _pgd_at(model: nn.Module, recipe: Recipe) -> Objective:
@@ -79,6 +50,12 @@ OBJECTIVES: Mapping[str, Entry] = {
     ),
     "pgd-at": Entry("adversarial training on PGD images (Madry et al. 2018)", ObjectiveSettings, _pgd_at),
     "fgsm-rs": Entry("adversarial training on one random-start step (Wong et al. 2020)", ObjectiveSettings, _fgsm_rs),
+    "causaladv-m": Entry(
+        "PGD-AT that also aligns P(Y | image, style) (Zhang et al. 2022)", CausalAdvSettings, causaladv_m
+    ),
+    "causaladv-t": Entry(
+        "TRADES that also aligns P(Y | image, style) (Zhang et al. 2022)", CausalAdvSettings, causaladv_t
+    ),
     "trades": Entry("clean cross entropy plus a KL to PGD images (Zhang et al. 2019)", TradesSettings, _trades),
 }
 
@@ -100,3 +77,6 @@ def objective_settings(value: Any) -> ObjectiveSettings:
 def build_objective(model: nn.Module, recipe: Recipe) -> Objective:
     """The objective that a recipe names, around a model."""
     return OBJECTIVES[recipe.objective.name].build(model, recipe)
+
+
+__all__ = ["OBJECTIVES", "Entry", "ObjectiveSettings", "build_objective", "inner_attack", "objective_settings"]

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from deconfound.errors import InputError, require
 from deconfound.recipes.reading import RESULTS, files_in, records_in
-from deconfound.records import SCHEMA_VERSION, EvaluationRecord, TrainingRecord
+from deconfound.records import (
+    ANALYSES,
+    SCHEMA_VERSION,
+    AnalysisRecord,
+    EvaluationRecord,
+    TrainingRecord,
+    VersionedRecord,
+)
 from deconfound.reporting import render
 from deconfound.store import write_text
 
 FIELD = "report"
+_KINDS: Mapping[str, type[VersionedRecord]] = {
+    EvaluationRecord.expected_kind: EvaluationRecord,
+    TrainingRecord.expected_kind: TrainingRecord,
+    **ANALYSES,
+}
 
 
 def results_json(evaluations: Iterable[EvaluationRecord]) -> str:
@@ -21,28 +34,37 @@ def results_json(evaluations: Iterable[EvaluationRecord]) -> str:
     return json.dumps({"kind": RESULTS, "schema_version": SCHEMA_VERSION, "evaluations": records}, indent=1) + "\n"
 
 
-def collect(places: Iterable[str | Path]) -> tuple[list[EvaluationRecord], list[TrainingRecord]]:
+@dataclass(frozen=True)
+class Collected:
+    """All records in some places, in the order of their paths."""
+
+    evaluations: list[EvaluationRecord]
+    trainings: list[TrainingRecord]
+    analyses: list[AnalysisRecord]
+
+
+def collect(places: Iterable[str | Path]) -> Collected:
     """All records in some files and folders, in the order of their paths; equal records are taken once.
 
     Raises:
         InputError: a place that does not exist, a record of a newer schema, or no evaluation record at all.
     """
     folders = [Path(place) for place in places]
-    evaluations: dict[str, EvaluationRecord] = {}
-    trainings: dict[str, TrainingRecord] = {}
+    collected: dict[str, VersionedRecord] = {}
     for file in (file for place in folders for file in files_in(place, FIELD)):
         found = records_in(file, FIELD)
         require(found is not None or file not in folders, FIELD, str(file), "a record that deconfound wrote")
         for data in found or ():
             text = json.dumps(data)
-            if data["kind"] == EvaluationRecord.expected_kind:
-                evaluations.setdefault(text, EvaluationRecord.from_json(text, str(file)))
-            else:
-                trainings.setdefault(text, TrainingRecord.from_json(text, str(file)))
+            if text not in collected:
+                collected[text] = _KINDS[data["kind"]].from_json(text, str(file))
+    evaluations = [record for record in collected.values() if isinstance(record, EvaluationRecord)]
     if not evaluations:
         shown = ", ".join(str(place) for place in folders)
         raise InputError(FIELD, shown, "folders or files with at least one evaluation record (deconfound evaluate)")
-    return list(evaluations.values()), list(trainings.values())
+    trainings = [record for record in collected.values() if isinstance(record, TrainingRecord)]
+    analyses = [record for record in collected.values() if isinstance(record, AnalysisRecord)]
+    return Collected(evaluations, trainings, analyses)
 
 
 def write_report(places: Iterable[str | Path], out: str | Path, *, overwrite: bool = False) -> Path:
@@ -54,6 +76,6 @@ def write_report(places: Iterable[str | Path], out: str | Path, *, overwrite: bo
     out = Path(out)
     require(not out.is_dir(), "out", str(out), "a file; a folder lies here")
     require(overwrite or not out.exists(), "out", str(out), "a new file; one lies here (--overwrite replaces it)")
-    evaluations, trainings = collect(places)
-    write_text(out, render(evaluations, trainings))
+    found = collect(places)
+    write_text(out, render(found.evaluations, found.trainings, analyses=found.analyses))
     return out

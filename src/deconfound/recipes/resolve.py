@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from deconfound.core.threat import parse_norm, parse_radius
+from deconfound.data.families import plain_name
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes.schema import Recipe, validated
 
@@ -135,8 +136,9 @@ def _as_mapping(key: str, value: Any) -> Any:
 def resolve(spec: Mapping[str, Any], *, data: str, family: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     """The complete recipe.
 
-    Later layers win: the family's settings, the recipe's, the recipe's for this family, the keys of the user's file,
-    the user's changes. The radius is the family's for the chosen norm where nobody names one.
+    Later layers win: the family's settings, the recipe's, the recipe's for this family, the recipe's for data of this
+    name, the keys of the user's file, the user's changes. The radius is the family's for the chosen norm where nobody
+    names one.
 
     Raises:
         InputError: unknown family or key, wrong type or range; one line with the dotted key.
@@ -150,7 +152,9 @@ def resolve(spec: Mapping[str, Any], *, data: str, family: str, changes: Mapping
         )
     entry = _book(spec["recipe"])
     special = entry.get("families", {}).get(family, {})
-    layers = [families[family]["settings"], entry.get("settings", {}), special.get("settings", {}), spec, changes or {}]
+    named: Plain = next((part for name, part in entry.get("data", {}).items() if plain_name(data).startswith(name)), {})
+    own = [part.get("settings", {}) for part in (entry, special, named)]
+    layers = [families[family]["settings"], *own, spec, changes or {}]
     plain = merged(*layers)
     plain["data"], plain["family"] = data, family
     if plain.get("eps") is None:

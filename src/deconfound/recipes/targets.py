@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -23,7 +24,7 @@ from deconfound.recipes.declaring import of_run
 from deconfound.recipes.evaluating import Judging, Subject, run
 from deconfound.recipes.loading import Loaded, check_foreign, is_network, load, load_foreign, load_run
 from deconfound.recipes.resolve import family_radii, family_radius, read_spec
-from deconfound.recipes.schema import sensible
+from deconfound.recipes.schema import Recipe, sensible
 from deconfound.recipes.unfinished import shared_journal
 from deconfound.records import EvaluationRecord
 from deconfound.store import RunFolder, write_text
@@ -78,9 +79,9 @@ def evaluate_target(
     if judging.suite not in suites.names():  # refused before anything is loaded
         raise unknown_name("suite", judging.suite, suites.names())
     fabric = None if compute is None else launched(compute)
-    device = _device(target.device) if fabric is None else fabric.device
+    device = device_of(target.device) if fabric is None else fabric.device
     loaded = _run_of(target)
-    name = target.data or (_data_of_run(Path(target.target)) if loaded else None)
+    name = target.data or (data_of_run(Path(target.target)) if loaded else None)
     require(name is not None, "data", None, "a data set (--data): only runs know theirs")
     assert name is not None
     threat = _threat_early(target, loaded)
@@ -90,7 +91,7 @@ def evaluate_target(
     if loaded is None:
         options = {key: value for key, value in (("mean", target.mean), ("std", target.std)) if value is not None}
         loaded = load_foreign(target.target, target.weights, len(test.class_names), test.shape, options)
-    _check_fit(loaded, test, name)
+    check_fit(loaded, test, name)
     family = family_of(name, test.shape, len(test.class_names))
     threat = threat or _family_threat(target, family)
     index = _index(target, judging, len(test), loaded)
@@ -147,7 +148,12 @@ def chosen(count: int, n: int | None, sample: int | None) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(sample))[:n].sort().values
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of a name; ``auto`` is an accelerator where there is one.
+
+    Raises:
+        InputError: no such device here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -169,7 +175,7 @@ def _run_of(target: Target) -> Loaded | None:
     return load_run(name)
 
 
-def _data_of_run(place: Path) -> str | None:
+def data_of_run(place: Path) -> str | None:
     """The data set that a run (given by its folder or a file inside) was trained on."""
     folder = RunFolder(place if place.is_dir() else place.parent)
     return str(read_spec(folder.recipe)["data"]) if place.exists() and folder.exists() else None
@@ -192,7 +198,12 @@ def _family_threat(target: Target, family: str) -> ThreatModel:
     return ThreatModel(norm, family_radius(family, norm))
 
 
-def _check_fit(loaded: Loaded, test: ImageSource, name: str) -> None:
+def check_fit(loaded: Loaded, test: ImageSource, name: str) -> None:
+    """Images and classes are those of the network's training, as far as its file says.
+
+    Raises:
+        InputError: other images or classes.
+    """
     if loaded.shape is not None and tuple(test.shape) != tuple(loaded.shape):
         raise InputError(
             "data", f"{name} with images {test.shape}", f"images {loaded.shape}, as the run was trained on"
@@ -222,11 +233,6 @@ def _notes(loaded: Loaded, judging: Judging) -> tuple[str, ...]:
 
 def _provenance(loaded: Loaded, test: ImageSource, judging: Judging, device: torch.device) -> Provenance:
     recipe = loaded.recipe
-    training = {}
-    if recipe is not None:
-        keys = ("recipe", "objective", "model", "norm", "eps", "epochs", "batch_size", "seed", "precision")
-        training = {key: value for key, value in recipe.model_dump(mode="json").items() if key in keys}
-        training["recipe_digest"] = recipe.digest()
     return Provenance(
         model=loaded.name,
         model_digest=loaded.digest,
@@ -236,5 +242,14 @@ def _provenance(loaded: Loaded, test: ImageSource, judging: Judging, device: tor
         class_names=test.class_names,
         machine=machine.describe(device),
         budget=judging.budget,
-        training=training,
+        training=training_facts(recipe),
     )
+
+
+def training_facts(recipe: Recipe | None) -> dict[str, Any]:
+    """What a record says about the training of a network; nothing for foreign weights."""
+    if recipe is None:
+        return {}
+    keys = ("recipe", "objective", "model", "norm", "eps", "epochs", "batch_size", "seed", "precision")
+    facts = {key: value for key, value in recipe.model_dump(mode="json").items() if key in keys}
+    return facts | {"recipe_digest": recipe.digest()}

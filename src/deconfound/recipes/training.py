@@ -224,7 +224,8 @@ class _Task:
             if result.stopped:
                 how = f", saved; {_how_to_continue(folder)}" if folder else ""
                 raise Stopped(requested(), f"stopped in epoch {result.epochs_run + 1} of {self.recipe.epochs}{how}")
-        models.fit_state(self.model, result.model, "training result")
+        for name, player in self.objective.players().items():
+            models.fit_state(player, result.players[name], f"training result: {name}")
         record = self._record(result)
         if folder is not None and self.fabric.is_global_zero:
             self._write(folder, result, record)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
+    from deconfound.reporting.analyses import analysis_files, analysis_table
     from deconfound.reporting.column_figure import columns_figure
     from deconfound.reporting.comparison import comparison_view
     from deconfound.reporting.figures import curve_figure, png, survivors_figure, svg, training_figure
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from deconfound.reporting.text import interval, percent
 
 _HOME = {
+    "analysis_files": "analyses",
+    "analysis_table": "analyses",
     "columns_figure": "column_figure",
     "comparison_view": "comparison",
     "curve_figure": "figures",
@@ -30,6 +33,8 @@ _HOME = {
 }
 
 __all__ = [
+    "analysis_files",
+    "analysis_table",
     "columns_figure",
     "comparison_view",
     "curve_figure",

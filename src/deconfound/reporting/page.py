@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import math
 from collections.abc import Sequence
@@ -14,26 +13,25 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from deconfound.errors import require
-from deconfound.records import EvaluationRecord, Picture, TrainingRecord, show_radius
+from deconfound.records import AnalysisRecord, EvaluationRecord, Picture, TrainingRecord, show_radius
 from deconfound.reporting import strength, text
+from deconfound.reporting.analyses import analysis_views
 from deconfound.reporting.column_view import column_view
 from deconfound.reporting.figures import curve_figure, history_keys, survivors_figure, svg, training_figure
+from deconfound.reporting.inline_png import panel, png_size
 from deconfound.reporting.summary import groups, summarise
 from deconfound.reporting.tables import ordered
 
 # Base64 letters of pictures in one page; with five models of eight pictures it stays well below a megabyte.
 PICTURE_BUDGET = 500_000
 
-# Larger pictures are photographs and drawn smoothly; smaller ones show their pixels.
-PIXELATED_BELOW = 128
-
-_PNG = b"\x89PNG\r\n\x1a\n"
-
 
 def render(
     evaluations: Sequence[EvaluationRecord],
     trainings: Sequence[TrainingRecord] = (),
     title: str = "Robustness report",
+    *,
+    analyses: Sequence[AnalysisRecord] = (),
 ) -> str:
     """The page as text; the same records give the same text.
 
@@ -44,6 +42,7 @@ def render(
         evaluations: at least one.
         trainings: how the models came to be, if known.
         title: of the page.
+        analyses: what was found in the models, if any was looked into.
 
     Raises:
         InputError: no evaluations.
@@ -69,6 +68,7 @@ def render(
         meanings=list(dict.fromkeys((text.clean(record.suite), strength.strength(record)) for record in records)),
         audited=any(record.audit is not None for record in records),
         seeded=any(record.spread is not None for record in records),
+        analyses=analysis_views(analyses, PICTURE_BUDGET),
         trainings=[
             _training(i, n, t)
             for i, (n, t) in enumerate(zip(text.training_labels(trainings), trainings, strict=True), 1)
@@ -235,31 +235,11 @@ def _picture(picture: Picture, names: Sequence[str]) -> dict[str, Any]:
         "attack": text.clean(picture.attack),
         "distance": text.value_text(picture.distance),
         "panels": [
-            _panel("clean", picture.clean_png, before, f"Image {picture.index}, a {label}, predicted {before}"),
-            _panel("change x10", picture.perturbation_png, "", f"Perturbation of image {picture.index}, times ten"),
-            _panel("adversarial", picture.adversarial_png, after, f"Image {picture.index} attacked, predicted {after}"),
+            panel("clean", picture.clean_png, before, f"Image {picture.index}, a {label}, predicted {before}"),
+            panel("change x10", picture.perturbation_png, "", f"Perturbation of image {picture.index}, times ten"),
+            panel("adversarial", picture.adversarial_png, after, f"Image {picture.index} attacked, predicted {after}"),
         ],
     }
-
-
-def _panel(kind: str, encoded: str, prediction: str, alt: str) -> dict[str, Any]:
-    width, height = png_size(encoded)
-    small = max(width, height) < PIXELATED_BELOW
-    return {
-        "kind": kind, "png": encoded if width else "", "prediction": prediction, "alt": alt,
-        "width": width, "height": height, "small": small,
-    }  # fmt: skip
-
-
-def png_size(encoded: str) -> tuple[int, int]:
-    """Width and height of a base64 PNG, or (0, 0) where it is none."""
-    try:
-        data = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        return 0, 0
-    if len(data) < 24 or not data.startswith(_PNG) or data[12:16] != b"IHDR":
-        return 0, 0
-    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
 __all__ = ["PICTURE_BUDGET", "png_size", "render"]

@@ -9,7 +9,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from deconfound.records import Check, EvaluationRecord, Machine, Threat, TrainingRecord, Verdict, show_radius
+from deconfound.records import (
+    AnalysisRecord,
+    Check,
+    EvaluationRecord,
+    Machine,
+    Threat,
+    TrainingRecord,
+    Verdict,
+    show_radius,
+)
 
 NOT_KNOWN = "n/a"
 
@@ -180,13 +189,7 @@ def labels(records: Sequence[EvaluationRecord]) -> list[str]:
         suite_text,
         lambda r: f"seed {r.seed}",
     ):
-        again = Counter(names)
-        parts = [distinguish(record) for record in records]
-        for name in [name for name in again if again[name] > 1]:
-            same = [i for i, other in enumerate(names) if other == name]
-            if len({parts[i] for i in same}) > 1:
-                for i in same:
-                    names[i] = f"{name}, {parts[i]}"
+        names = _distinguished(names, [distinguish(record) for record in records])
     return _numbered(names)
 
 
@@ -202,7 +205,28 @@ def training_labels(trainings: Sequence[TrainingRecord]) -> list[str]:
     return _numbered(seeded)
 
 
-def _title(record: EvaluationRecord) -> str:
+def analysis_labels(records: Sequence[AnalysisRecord]) -> list[str]:
+    """One name per analysis, unique: model and defence, then what tells equal ones apart, then a number."""
+    names = [_title(record) for record in records]
+    for distinguish in (
+        lambda r: clean(r.data),
+        lambda r: threat_text(r.threat),
+        lambda r: f"n = {r.n}",
+        lambda r: f"seed {r.seed}",
+    ):
+        names = _distinguished(names, [distinguish(record) for record in records])
+    return _numbered(names)
+
+
+def _distinguished(names: list[str], parts: Sequence[str]) -> list[str]:
+    """The names, equal ones with their parts behind them where these differ."""
+    told: dict[str, set[str]] = {}
+    for name, part in zip(names, parts, strict=True):
+        told.setdefault(name, set()).add(part)
+    return [f"{n}, {part}" if len(told[n]) > 1 else n for n, part in zip(names, parts, strict=True)]
+
+
+def _title(record: EvaluationRecord | AnalysisRecord) -> str:
     model, defence = clean(record.model) or "unnamed model", clean(record.defence)
     return f"{model} ({defence})" if defence and defence.lower() not in model.lower() else model
 

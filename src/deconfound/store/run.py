@@ -19,13 +19,15 @@ FILES = (
 )
 FOLDERS = ("tensorboard", "stages")
 EVALUATIONS = "evaluate-*.json*"
+ANALYSES = "analyze-*"
 
 
 class RunFolder:
     """Paths of a run, and the rules for starting one where something already lies.
 
     ``RUN/recipe.yaml`` (resolved), ``metrics.jsonl``, ``last.ckpt``, ``previous.ckpt``, ``model.safetensors``,
-    ``players.safetensors``, ``record.json``, ``tensorboard/``, and ``evaluate-*.json`` once it was judged.
+    ``players.safetensors``, ``record.json``, ``tensorboard/``, and once it was judged or looked into
+    ``evaluate-*.json`` and ``analyze-*/``.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -67,7 +69,7 @@ class RunFolder:
                     (self.path / name).unlink(missing_ok=True)
                 for judged in self.path.glob(EVALUATIONS):  # of the network that goes
                     judged.unlink()
-                for name in FOLDERS:
-                    shutil.rmtree(self.path / name, ignore_errors=True)
+                for folder in (*(self.path / name for name in FOLDERS), *self.path.glob(ANALYSES)):
+                    shutil.rmtree(folder, ignore_errors=True)
         except OSError as error:
             raise cannot_write(self.path, error) from None

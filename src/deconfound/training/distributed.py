@@ -13,6 +13,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from deconfound.core.estimators import RunningMoments
+
 
 def all_reduce(fabric: Fabric, tensor: Tensor, operation: str = "mean") -> Tensor:
     """The mean or sum of a tensor over processes."""
@@ -36,10 +38,14 @@ def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter]) -> Non
 
 @torch.no_grad()
 def average_buffers(fabric: Fabric, modules: Iterable[nn.Module]) -> None:
-    """Replace each floating buffer by its mean over processes; equal batches make running means exact."""
+    """Replace each floating buffer by its mean over processes; equal batches make running means exact.
+
+    Running moments are left out: they have seen the whole batch, so they are equal already, and they are large.
+    """
     if fabric.world_size == 1:
         return
-    found = {id(b): b for module in modules for b in module.buffers() if b.is_floating_point()}
+    owners = (owner for module in modules for owner in module.modules() if not isinstance(owner, RunningMoments))
+    found = {id(b): b for owner in owners for b in owner.buffers(recurse=False) if b.is_floating_point()}
     if found:
         _average(fabric, list(found.values()))
 

@@ -36,9 +36,13 @@ class Hooks:
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """How training went. ``model`` holds the weights to keep; ``stopped`` says that it ended early on request."""
+    """How training went.
 
-    model: dict[str, Tensor]
+    ``players`` holds the state to keep of each player, all of the same epoch; ``stopped`` says that it ended early on
+    request.
+    """
+
+    players: dict[str, dict[str, Tensor]]
     history: tuple[dict[str, float], ...]
     warnings: tuple[str, ...]
     selected_epoch: int | None
@@ -47,3 +51,8 @@ class FitResult:
     images_per_second: float
     resumed: int
     stopped: bool
+
+    @property
+    def model(self) -> dict[str, Tensor]:
+        """The weights of the classifier to keep."""
+        return self.players["model"]

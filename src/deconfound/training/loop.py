@@ -31,7 +31,7 @@ from deconfound.training.distributed import (
 from deconfound.training.hooks import FitResult, Hooks
 from deconfound.training.optim import build_optimizer, multiplier, set_learning_rate
 from deconfound.training.plan import epoch_plan, steps_per_epoch
-from deconfound.training.selection import overfitting_warning
+from deconfound.training.selection import copied, overfitting_warning
 from deconfound.training.settings import LoopSettings
 from deconfound.training.state import Meter, RunState
 
@@ -193,7 +193,7 @@ class _Run:
             self._message(warning)
         score = row.get("validation_robust", row.get("validation_clean"))
         if score is not None and (settings.selection.keep == "best" or settings.selection.patience is not None):
-            state.best.offer(state.epoch, score, state.kept_model().state_dict())
+            state.best.offer(state.epoch, score, state.kept())
         self._write_down(row)
         state.finished = state.epoch + 1 >= settings.epochs or state.best.exhausted(settings.selection, state.epoch)
         state.epoch, state.step, state.meter = state.epoch + 1, 0, Meter()
@@ -263,9 +263,9 @@ class _Run:
     def _result(self, stopped: bool) -> FitResult:
         state = self.state
         best = self.settings.selection.keep == "best" and state.best.state is not None
-        kept = state.best.state if best and state.best.state is not None else state.kept_model().state_dict()
+        kept = state.best.state if best and state.best.state is not None else state.kept()
         return FitResult(
-            model={name: tensor.detach().clone() for name, tensor in kept.items()},
+            players=copied(kept),
             history=tuple(state.history),
             warnings=tuple(state.warnings),
             selected_epoch=state.best.epoch if best else state.epoch - 1,

@@ -13,20 +13,29 @@ from deconfound.training.settings import SelectionSettings
 COLLAPSE = 0.5
 
 
+PlayerStates = dict[str, dict[str, Tensor]]
+"""The state of each player by its name."""
+
+
+def copied(states: Mapping[str, Mapping[str, Tensor]]) -> PlayerStates:
+    """Copies that training does not move."""
+    return {name: {key: tensor.detach().clone() for key, tensor in state.items()} for name, state in states.items()}
+
+
 @dataclass
 class Best:
-    """The best epoch so far by the validation score; the earlier one wins a tie."""
+    """The best epoch so far by the validation score, with the state of every player; the earlier one wins a tie."""
 
     epoch: int = -1
     score: float = -1.0
-    state: dict[str, Tensor] | None = None
+    state: PlayerStates | None = None
 
-    def offer(self, epoch: int, score: float, state: Mapping[str, Tensor]) -> bool:
-        """Keep a copy of ``state`` if the score is better than any before; says whether it was."""
+    def offer(self, epoch: int, score: float, state: Mapping[str, Mapping[str, Tensor]]) -> bool:
+        """Keep a copy of every player's state if the score is better than any before; says whether it was."""
         if score <= self.score:
             return False
         self.epoch, self.score = epoch, score
-        self.state = {name: tensor.detach().clone() for name, tensor in state.items()}
+        self.state = copied(state)
         return True
 
     def exhausted(self, settings: SelectionSettings, epoch: int) -> bool:

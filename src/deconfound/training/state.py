@@ -68,6 +68,11 @@ class RunState:
         """The network that is validated and kept: the average where there is one, else the model."""
         return self.average.model if self.average is not None and self.average.ready() else self.players["model"]
 
+    def kept(self) -> dict[str, dict[str, Tensor]]:
+        """The states to keep at this moment: that of ``kept_model``, and of the other players as they are."""
+        states = {name: player.state_dict() for name, player in self.players.items()}
+        return states | {"model": self.kept_model().state_dict()}
+
     def to_dict(self) -> dict[str, Any]:
         """Everything needed to continue bit for bit."""
         return {

@@ -1,0 +1,45 @@
+"""What an entry of the registry of objectives is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from deconfound.attacks import PGD
+from deconfound.core.protocols import Attack, Objective
+from deconfound.training.settings import Settings
+
+if TYPE_CHECKING:
+    from deconfound.recipes.schema import Recipe
+
+
+class ObjectiveSettings(Settings):
+    """Settings of an objective; ``name`` says which."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An objective in the registry: its settings, how it is built, and whether it crafts adversarial examples."""
+
+    about: str
+    settings: type[ObjectiveSettings]
+    build: Callable[[nn.Module, Recipe], Objective]
+    adversarial: bool = True
+    stochastic: bool = False
+
+
+def inner_attack(recipe: Recipe, **changes: Any) -> Attack:
+    """The PGD that a recipe describes, as an inner maximiser: every point takes every step."""
+    return PGD(
+        recipe.threat,
+        steps=recipe.steps,
+        step_size=recipe.step_size,
+        keep="last",
+        mode=recipe.attack_mode,
+        **changes,
+    )
