@@ -393,3 +393,33 @@ def test_batch_size_within_a_bound():
     assert batch_size_within(model, images(), 10**12) == LARGEST_BATCH
     with pytest.raises(InputError, match="limit_bytes"):
         batch_size_within(model, images(), 0)
+
+
+def test_a_compiled_double_climbs_like_the_plain_one():
+    """Traced and differentiated ahead of time, without a code generator; several sizes, one program."""
+    model, x = awakened(Body()), images()
+    plain = fast_surrogate(model, x, LABELS, precision="32")
+    made = fast_surrogate(model, x, LABELS, precision="32", compiler="aot_eager")
+    assert (made.rung, made.notes) == (f"{plain.rung}, compiled", ())
+    for count in (1, 3, 6):
+        (first, one), (second, two) = (climbed(net, x[:count]) for net in (plain.classifier, made.classifier))
+        torch.testing.assert_close(second, first)
+        torch.testing.assert_close(two, one)
+    with torch.no_grad():
+        kept = made.classifier(x)
+        made.classifier(x.flip(0))
+    torch.testing.assert_close(kept, plain.classifier(x))  # no later call writes into it
+
+
+def climbed(net, x):
+    x = x.clone().requires_grad_()
+    logits = net(x)
+    (gradient,) = torch.autograd.grad(logits.square().sum(), x)
+    return logits.detach(), gradient
+
+
+def test_what_does_not_compile_is_climbed_as_it_is():
+    made = fast_surrogate(awakened(Body()), images(), LABELS, precision="32", compiler="no such backend")
+    assert "compiled" not in made.rung
+    assert len(made.notes) == 1
+    assert made.notes[0].startswith(f"{made.rung}, compiled: ")

@@ -167,6 +167,7 @@ def evaluate(
         int | None, typer.Option(metavar="B", help="Images attacked together [what fits into memory, at most 256].")
     ] = None,
     precision: Annotated[str, typer.Option(metavar="P", help="Of what attacks climb: auto, 32 or bf16.")] = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile what attacks climb; pays in long runs.")] = False,
     transfer_from: Annotated[
         list[str], typer.Option(metavar="RUN", help="Try this run's adversarial images too; may be repeated.")
     ] = [],  # noqa: B006 (typer copies it)
@@ -214,6 +215,7 @@ def evaluate(
             seed=seed,
             batch_size=batch_size,
             precision=precision,  # type: ignore[arg-type]  # checked there
+            compile=compiled,
             audit_min=audit_min,
             audit_share=audit_share,
         )

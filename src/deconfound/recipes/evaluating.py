@@ -41,6 +41,7 @@ class Judging:
         seed: of all random numbers.
         batch_size: images attacked together; None for what fits into memory.
         precision: of the surrogate that attacks climb, auto, 32 or bf16; the judge is always the model as it is.
+        compile: whether the surrogate is compiled first (on a GPU with CUDA graphs).
         checks, curve: whether to check for gradient masking and to measure accuracy against the radius.
         gallery: broken examples kept as pictures.
         audit_min, audit_share: how many survivors the suite ``fast`` audits at least, and which share of them.
@@ -51,6 +52,7 @@ class Judging:
     seed: int = 0
     batch_size: int | None = None
     precision: Precision = "auto"
+    compile: bool = False
     checks: bool = True
     curve: bool = True
     gallery: int = 8
@@ -115,7 +117,8 @@ def run(
     """
     subject = _within_budget(subject, judging)
     model, images = subject.model, subject.images
-    ready = prepare(model, images, subject.labels, subject.index, judging.precision, judging.batch_size)
+    compiler = "inductor" if judging.compile else None
+    ready = prepare(model, images, subject.labels, subject.index, judging.precision, judging.batch_size, compiler)
     plan = planned(judging, subject, ready)
     return judge_model(
         model,
@@ -244,8 +247,8 @@ def evaluate(
         declared: further attacks for the suite ``adaptive``.
         transfer_from: classifiers whose adversarial images are tried on this one, as a check for gradient masking.
         monitor: shows progress.
-        judging: fields of ``Judging``: suite, budget, seed, batch_size, precision, checks, curve, gallery, audit_min,
-            audit_share.
+        judging: fields of ``Judging``: suite, budget, seed, batch_size, precision, compile, checks, curve, gallery,
+            audit_min, audit_share.
 
     Returns:
         A record with ``robust_accuracy``, ``clean_accuracy``, intervals, ``verdict`` and ``outcomes``.

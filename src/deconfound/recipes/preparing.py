@@ -56,6 +56,7 @@ def prepare(
     index: Tensor | None,
     precision: Precision,
     batch_size: int | None,
+    compiler: str | None = None,
 ) -> Prepared:
     """Look at the first examples and at what the model makes of them.
 
@@ -63,6 +64,7 @@ def prepare(
         model: images (B, C, H, W) in [0, 1] -> logits (B, K).
         images, labels, index: as for ``evaluate``.
         precision: of the fast double.
+        compiler: a backend of ``torch.compile`` for it.
         batch_size: None for what fits into 2 GiB, on an accelerator into 30 % of its memory, at most 256.
 
     Raises:
@@ -75,7 +77,9 @@ def prepare(
     good = truth.dtype == torch.int64 and truth.shape == (len(sample),) and 0 <= int(truth.min()) <= int(truth.max())
     if classes == 0 or not good or int(truth.max()) >= classes:
         return Prepared(classes, stochastic, None, ITSELF, (), batch_size or 1)
-    made = FastSurrogate(model, ITSELF) if stochastic else fast_surrogate(model, sample, truth, precision=precision)
+    made = FastSurrogate(model, ITSELF)
+    if not stochastic:
+        made = fast_surrogate(model, sample, truth, precision=precision, compiler=compiler)
     climbed = None if made.classifier is model else made.classifier
     size = batch_size or _batch_size(climbed or model, sample, stochastic)
     return Prepared(classes, stochastic, climbed, made.rung, made.notes, size)
