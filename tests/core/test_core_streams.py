@@ -219,3 +219,15 @@ FROZEN = {
         [-0.5380252599716187, -1.245514988899231],
     ],
 }
+
+
+def test_levels_are_the_bytes_of_the_words_and_uniform():
+    streams = Streams(2, range(60))
+    found = streams.levels((3, 7))
+    assert (found.shape, found.dtype) == ((60, 3, 7), torch.uint8)
+    assert torch.equal(found.flatten(1), streams.levels((24,))[:, :21])  # 21 levels are three words, cut short
+    words = random_bits(streams._keys, 3)
+    assert torch.equal(found[:, 0, 0].to(torch.int64), words[:, 0] & 255)
+    assert torch.equal(Streams(2, [9, 4]).levels((5,)), streams.levels((5,))[[9, 4]])
+    counts = Streams(0, range(64)).levels((4096,)).flatten().to(torch.int64).bincount(minlength=256)
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-6  # fails by chance once in a million

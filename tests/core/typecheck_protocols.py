@@ -17,6 +17,8 @@ from deconfound.core.protocols import (
     Checkpointer,
     Classifier,
     FeatureSplit,
+    ImageSource,
+    Intervenable,
     Judge,
     Monitor,
     Objective,
@@ -115,6 +117,18 @@ class Forgetful:
     def save(self, state: Mapping[str, Any]) -> None: ...
 
 
+class Settable:
+    def interventions(self) -> Mapping[str, tuple[str, ...]]:
+        return {}
+
+    def do(self, variable: str, value: str) -> ImageSource:
+        raise NotImplementedError
+
+
+class SetInPlace(Settable):
+    def do(self, variable: str, value: str) -> None: ...  # type: ignore[override]
+
+
 class Silent:
     def start(self, task: str, total: int, done: int = 0) -> None: ...
 
@@ -169,6 +183,8 @@ split: FeatureSplit = Split()
 split = Headless()  # type: ignore[assignment]
 saver: Checkpointer = Saver()
 saver = Forgetful()  # type: ignore[assignment]
+settable: Intervenable = Settable()
+settable = SetInPlace()  # type: ignore[assignment]
 monitor: Monitor = Silent()
 monitor = Saver()  # type: ignore[assignment]
 

@@ -6,11 +6,14 @@ import itertools
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from deconfound.core.threat import NORMS
 from deconfound.data.families import FAMILIES
 from deconfound.errors import InputError
+from deconfound.models.footprint import multiply_adds
+from deconfound.recipes.loading import build_model
 from deconfound.recipes.registry import OBJECTIVES, build_objective
 from deconfound.recipes.resolve import about, family_radius, merged, names, read_spec, resolve
 from deconfound.recipes.schema import validated
@@ -93,10 +96,16 @@ def test_the_layers_are_not_changed():
 
 
 def test_a_models_options_do_not_outlive_it():
-    assert recipe(family="shapes").model_options == {"width": 8}
-    assert recipe(family="shapes", model="small").model_options == {}
-    assert recipe(family="shapes", model="resnet34", model_options={"width": 4}).model_options == {"width": 4}
-    assert recipe(family="shapes", model_options={"width": 4}).model_options == {"width": 4}
+    assert recipe("causaladv-m", "cifar").model_options == {"bias": False}
+    assert recipe("causaladv-m", "cifar", model="small").model_options == {}
+    assert recipe("causaladv-m", "cifar", model="resnet34", model_options={"width": 4}).model_options == {"width": 4}
+    both = recipe("causaladv-m", "cifar", model_options={"width": 4}).model_options
+    assert both == {"bias": False, "width": 4}
+
+
+def test_shapes_take_a_network_of_at_most_five_million_multiply_adds():
+    found = build_model(recipe(family="shapes"), 3, (3, 64, 64))
+    assert multiply_adds(found, torch.zeros(1, 3, 64, 64)) <= 5_000_000
 
 
 def test_where_the_data_lies_is_no_part_of_the_identity():
@@ -149,9 +158,9 @@ def test_files_and_mappings(tmp_path):
         (b"\xff\xfe\0", "a valid YAML file ('utf-8' codec"),
         ("- 1\n", "a YAML mapping of keys to values"),
         ("", "a YAML mapping of keys to values"),
-        ("epochs: 1\n", "the key recipe with one of causaladv-m, causaladv-t, fgsm-rs, pgd-at, standard, trades"),
+        ("epochs: 1\n", f"the key recipe with one of {', '.join(names())}"),
         ("recipe: pgdat\n", "(did you mean 'pgd-at'?)"),
-        ("recipe: [1]\n", "one of causaladv-m, causaladv-t, fgsm-rs, pgd-at, standard, trades"),
+        ("recipe: [1]\n", f"one of {', '.join(names())}"),
         ("recipe: pgd-at\n1: 2\n", "a word as key"),
         ("recipe: pgd-at\nobjective.beta: 2\n", "(did you mean 'objective'?)"),
     ],

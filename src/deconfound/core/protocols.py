@@ -193,6 +193,19 @@ class ImageSource(Protocol):
         ...
 
 
+@runtime_checkable
+class Intervenable(Protocol):
+    """A source with a known causal model: it can set a variable of its images and leave all others as they are.
+
+    ``interventions`` lists the variables and their values. ``do(variable, value)`` is the same examples in the same
+    order with that variable set; labels follow where they are its effect. An unknown one is an ``InputError``.
+    """
+
+    def interventions(self) -> Mapping[str, tuple[str, ...]]: ...
+
+    def do(self, variable: str, value: str) -> ImageSource: ...
+
+
 class Augmentation(Protocol):
     """Random change of a whole batch on its device: (B, C, H, W) -> (B, C, H, W), from streams and nothing else."""
 

@@ -80,3 +80,9 @@ class Streams:
         require(high > low, "high", high, f"greater than low = {low}")
         scaled = self.uniform(shape, torch.float64).mul_(high - low).floor_()
         return scaled.to(torch.int64).add_(low)
+
+    def levels(self, shape: tuple[int, ...] = ()) -> Tensor:
+        """Uniform levels 0..255, uint8, shape (B, *shape): eight from a word, for what is as large as an image."""
+        count = math.prod(shape)
+        words = random_bits(self._keys, -(-count // 8))
+        return words.view(torch.uint8)[:, :count].reshape(len(self), *shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from deconfound.data.naming import base_of
 from deconfound.errors import require
 
 FAMILIES = ("digits", "mnist", "fashion", "cifar", "tiny", "shapes", "generic")
@@ -18,7 +19,8 @@ def family_of(name: str, shape: tuple[int, int, int], classes: int) -> str:
     """The family of a data set: by the last part of its name where that says it, else by shape, else ``generic``.
 
     Args:
-        name: a data name: ``digits``, a folder, a hub name; upper and lower case, ``-`` and ``_`` do not matter.
+        name: a data name: ``digits``, a folder, a hub name; upper and lower case, ``-`` and ``_`` do not matter, nor
+            does a confounder that is put on the images.
         shape: (C, H, W).
         classes: number of classes, at least 1; every family accepts any number.
 
@@ -42,10 +44,10 @@ def family_of(name: str, shape: tuple[int, int, int], classes: int) -> str:
 
 
 def plain_name(name: str) -> str:
-    """The last part of a data name, letters and numbers only, in lower case.
+    """The last part of a data name, letters and numbers only, in lower case, without settings.
 
-    >>> plain_name("uoft-cs/CIFAR-100")
-    'cifar100'
+    >>> plain_name("uoft-cs/CIFAR-100"), plain_name("shapes:rho=1/3")
+    ('cifar100', 'shapes')
     """
-    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    last = re.split(r"[/\\]", base_of(name).rstrip("/\\"))[-1]
     return re.sub(r"[^a-z0-9]", "", last.lower())

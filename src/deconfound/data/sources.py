@@ -11,14 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from deconfound.core.guards import working_folder_importable
 from deconfound.core.protocols import ImageSource
-from deconfound.data.assemble import Split, Wanted, assemble
+from deconfound.data.assemble import Pair, Split, Wanted, assemble
+from deconfound.data.confounded import Confounded, Confounding, LabelledSource
 from deconfound.data.digits import digits
 from deconfound.data.families import family_of
 from deconfound.data.hub import first_line, quiet, reach
+from deconfound.data.naming import SHAPES, DataName, check_overlay, exists, parts_of
+from deconfound.data.synthetic import ShapesSettings, shapes
 from deconfound.errors import InputError, require, unknown_name
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ HUB_NAMES = (
     "uoft-cs/cifar100",
     "zh-plus/tiny-imagenet",
 )
-KNOWN_NAMES = ("digits", *HUB_NAMES)
+KNOWN_NAMES = ("digits", SHAPES, *HUB_NAMES)
 LIMIT_MEMORY = 2 * 2**30
 IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 TABLE_ENDINGS = frozenset({".parquet", ".arrow"})
@@ -63,8 +66,10 @@ def load(
 ) -> DataSet:
     """The data set of that name.
 
-    A name is, in this order: ``digits``; a folder that exists, either in the Hugging Face layout or of images; a
-    function ``module:callable``; a hub name ``owner/name``.
+    A name is, in this order: ``digits``; ``shapes`` or ``shapes:rho=0.9,train=3000,test=600,seed=0``; a folder that
+    exists, either in the Hugging Face layout or of images; a function ``module:callable``; a hub name ``owner/name``.
+    Any but ``shapes`` followed by ``+patch`` or ``+tint``, such as ``digits+patch:rho=0.9,seed=0``, has a confounder
+    put on its images; it and ``shapes`` are ``Intervenable``.
 
     - Splits: ``train``; ``test``, else ``validation``, ``valid`` or ``val`` (also where no image of ``test`` has a
       label: each is -1). No split is made up: class folders alone are a train split, and ``test`` is None.
@@ -95,21 +100,50 @@ def load(
     known = set(parts) <= {"train", "test"} and bool(parts)
     require(known, "parts", tuple(parts), "train, test or both")
     wanted = Wanted(size, channels, limit_memory, workers, tuple(parts))
-    with nullcontext() if name == "digits" else quiet():  # the data libraries take a second to import
-        train, test = assemble(name, _read(name), wanted)
+    require(isinstance(name, str) and bool(name.strip()), "data", name, "a data name")
+    parsed = parts_of(name)
+    train, test = _generated(parsed, wanted) if parsed.base == SHAPES else _assembled(parsed, wanted)
     either = train or test
     assert either is not None  # assemble refuses data without an asked split
     shape, classes = either.shape, either.class_names
     return DataSet(name, family_of(name, shape, len(classes)), train, test, classes, shape)
 
 
+def _generated(parsed: DataName, wanted: Wanted) -> Pair:
+    """The splits of ``shapes``; nothing is drawn before it is asked for."""
+    rule = "another data set: shapes have a confounder of their own"
+    require(parsed.overlay is None, "data: confounder", f"{SHAPES}+{parsed.overlay}", rule)
+    train, test = shapes(ShapesSettings.parse(parsed.settings))
+    _, side, _ = train.shape
+    require(wanted.size in (None, side), "size", wanted.size, f"{side}, the size that shapes are drawn at")
+    require(wanted.channels in (None, 3), "channels", wanted.channels, "3 (RGB), as shapes have")
+    return train, test
+
+
+def _assembled(parsed: DataName, wanted: Wanted) -> Pair:
+    """The splits that are read, with a confounder where the name asks for one."""
+    name = parsed.base
+    require(parts_of(name).overlay is None, "data: confounder", name, "one confounder, not two")
+    if parsed.overlay is not None:
+        added = Confounding.parse(parsed.overlay, parsed.settings)  # refused before anything is read
+    with nullcontext() if name == "digits" else quiet():  # the data libraries take a second to import
+        train, test = assemble(name, _read(name), wanted)
+    if parsed.overlay is None:
+        return train, test
+    return _confounded(train, added, "train"), _confounded(test, added, "test")
+
+
+def _confounded(source: ImageSource | None, added: Confounding, split: str) -> Confounded | None:
+    return None if source is None else Confounded(cast(LabelledSource, source), added, split)
+
+
 def _read(name: str) -> Mapping[str, Split]:
     """Splits by name, as tensors or tables."""
-    require(isinstance(name, str) and bool(name.strip()), "data", name, "a data name")
     if name == "digits":
         return digits()
-    if place := _existing(name):
-        return _folder(place, name)
+    if exists(name):
+        return _folder(Path(name).expanduser().resolve(), name)
+    check_overlay(name)
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name):
         return _called(name)
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
@@ -117,14 +151,6 @@ def _read(name: str) -> Mapping[str, Split]:
     if re.search(r"[/\\]|^[.~]", name):
         raise InputError("data", name, "a folder that exists; there is none at this path")
     raise unknown_name("data", name, (*KNOWN_NAMES, "FOLDER", "OWNER/NAME", "MODULE:CALLABLE"))
-
-
-def _existing(name: str) -> Path | None:
-    try:
-        place = Path(name).expanduser()
-        return place.resolve() if place.exists() else None
-    except (OSError, RuntimeError):  # a name too long for a file, or ~ of nobody
-        return None
 
 
 def _folder(folder: Path, name: str) -> Mapping[str, Split]:

@@ -8,17 +8,21 @@ from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
     from deconfound.objectives.adversarial import AdversarialTraining
+    from deconfound.objectives.bpfc import BPFC
     from deconfound.objectives.causaladv import CausalAdv
+    from deconfound.objectives.mixup import Mixup
     from deconfound.objectives.standard import Standard
     from deconfound.objectives.trades import Trades
 
 _HOME = {
     "AdversarialTraining": "adversarial",
+    "BPFC": "bpfc",
     "CausalAdv": "causaladv",
+    "Mixup": "mixup",
     "Standard": "standard",
     "Trades": "trades",
 }
-__all__ = ["AdversarialTraining", "CausalAdv", "Standard", "Trades"]
+__all__ = ["AdversarialTraining", "BPFC", "CausalAdv", "Mixup", "Standard", "Trades"]
 
 
 __getattr__ = exporter(__name__, _HOME)

@@ -13,6 +13,7 @@ from deconfound.attacks.losses import kl_to_reference
 from deconfound.core.protocols import Objective
 from deconfound.errors import InputError, unknown_name
 from deconfound.objectives import AdversarialTraining, Standard, Trades
+from deconfound.recipes.baselines import BPFCSettings, MixupSettings, bpfc, mixup
 from deconfound.recipes.causal import CausalAdvSettings, causaladv_m, causaladv_t
 from deconfound.recipes.entries import Entry, ObjectiveSettings, inner_attack
 
@@ -56,6 +57,8 @@ OBJECTIVES: Mapping[str, Entry] = {
     "causaladv-t": Entry(
         "TRADES that also aligns P(Y | image, style) (Zhang et al. 2022)", CausalAdvSettings, causaladv_t
     ),
+    "mixup": Entry("cross entropy on convex pairs (Zhang et al. 2018)", MixupSettings, mixup, adversarial=False),
+    "bpfc": Entry("equal logits for an image and its upper bits (BPFC)", BPFCSettings, bpfc, adversarial=False),
     "trades": Entry("clean cross entropy plus a KL to PGD images (Zhang et al. 2019)", TradesSettings, _trades),
 }
 

@@ -15,6 +15,7 @@ from deconfound.core.protocols import ImageSource, Monitor, StochasticClassifier
 from deconfound.core.threat import ThreatModel, parse_norm, parse_radius, show_radius
 from deconfound.data import load as load_data
 from deconfound.data.families import family_of
+from deconfound.data.naming import as_file_name
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.evaluation import Provenance
 from deconfound.recipes import machine
@@ -218,7 +219,7 @@ def _default_path(target: Target, judging: Judging, threat: ThreatModel) -> Path
     if not Path(target.target).is_dir():
         return None
     radius = show_radius(threat.eps).replace("/", "-")
-    data = "" if target.data is None else f"{Path(target.data).name.replace(':', '-')}-"
+    data = "" if target.data is None else f"{as_file_name(target.data)}-"
     some = "" if target.n is None else f"-n{target.n}"
     drawn = "" if target.sample is None else f"-sample{target.sample}"
     seed = "" if judging.seed == 0 else f"-seed{judging.seed}"

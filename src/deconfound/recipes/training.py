@@ -19,6 +19,7 @@ from deconfound.core.streams import Streams
 from deconfound.data import carve_validation
 from deconfound.data import load as load_data
 from deconfound.data.augment import build as build_augmentation
+from deconfound.data.naming import as_file_name, without_place
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes import machine
 from deconfound.recipes.compute import Compute, first_decides
@@ -119,11 +120,12 @@ def default_run(recipe: str, data: str | None = None) -> Path:
 
     >>> str(default_run("pgd-at"))
     'runs/pgd-at-digits'
+    >>> str(default_run("pgd-at", "data/mnist+patch:rho=1/10"))
+    'runs/pgd-at-mnist+patch-rho=1-10'
     """
     spec = read_spec(recipe)
     name = spec["recipe"] if Path(recipe).name == "recipe.yaml" else Path(recipe).stem
-    place = Path(str(data or spec.get("data") or DEFAULT_DATA)).resolve().name
-    return Path("runs") / f"{name}-{place.replace(':', '-')}"
+    return Path("runs") / f"{name}-{as_file_name(str(data or spec.get('data') or DEFAULT_DATA))}"
 
 
 def _family(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> str | None:
@@ -157,11 +159,6 @@ def _opened(folder: RunFolder, task: _Task, *, resume: bool, overwrite: bool) ->
     folder.prepare(overwrite=overwrite)
     write_text(folder.recipe, recipe.to_yaml())
     return False
-
-
-def _without_place(data: str) -> str:
-    """A data name without the folder it may be: weights do not depend on where their data lay."""
-    return "" if Path(data).expanduser().exists() else data
 
 
 class _Task:
@@ -259,7 +256,7 @@ class _Task:
             "class_names": self.class_names,
             "data_digest": self.data_digest,
             "normalisation": self.recipe.normalisation.model_dump() if self.recipe.normalisation else None,
-            "recipe": self.recipe.identity() | {"data": _without_place(self.recipe.data)},
+            "recipe": self.recipe.identity() | {"data": without_place(self.recipe.data)},
             "recipe_digest": self.recipe.digest(),
             "shape": self.shape,
         }
