@@ -33,7 +33,7 @@ def shortened(threat: ThreatModel, share: float) -> list:
     """The standard suite with every budget times ``share``."""
     steps = max(1, round(100 * share))
     fab, square = FAB(threat, steps=steps, targets=9), Square(threat, queries=max(1, round(5000 * share)))
-    return [APGD(threat, steps=steps, start="none"), APGD(threat, steps=steps, targets=9), fab, square]
+    return [APGD(threat, steps=steps), APGD(threat, steps=steps, targets=9), fab, square]
 
 
 def in_turn(attacks: list, climbed: nn.Module, judge: nn.Module, images: Tensor, labels: Tensor) -> Stages:
