@@ -219,6 +219,33 @@ def test_ranking_leaves_the_label_out_also_where_logits_are_odd():
     assert ranked(logits, torch.tensor([2, 0]), 9).tolist() == [[1, 3, 0], [1, 2, 3]]
 
 
+@pytest.mark.parametrize("norm", EPS)
+def test_a_start_at_the_image_draws_nothing_and_later_restarts_do(norm):
+    images = pictures(8)
+    model = nn.Sequential(linear(4), nn.Tanh(), nn.Linear(4, 4).double())
+    labels = model(images).argmax(1)
+    first = Watched(model)
+    for seed in (0, 1):
+        APGD(ThreatModel(norm, 1e-3), steps=2, start="none", restarts=2)(first, images, labels, Streams(seed, range(8)))
+    one, two = first.seen[: len(first.seen) // 2], first.seen[len(first.seen) // 2 :]
+    half = len(one) // 2
+    assert torch.equal(one[0], images)
+    assert all(torch.equal(a, b) for a, b in zip(one[:half], two[:half], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(one[half:], two[half:], strict=True))
+
+
+class Watched(nn.Module):
+    """Remembers every image that it was given."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.seen = model, []
+
+    def forward(self, images):
+        self.seen.append(images.detach().clone())
+        return self.model(images)
+
+
 @pytest.mark.parametrize(
     ("choice", "field"),
     [
@@ -227,6 +254,7 @@ def test_ranking_leaves_the_label_out_also_where_logits_are_odd():
         ({"targets": -1}, "targets"),
         ({"rho": 1.5}, "rho"),
         ({"draws": 0}, "draws"),
+        ({"start": "given"}, "start"),
         ({"schedule": "steep"}, "schedule"),
         ({"schedule": "large-eps", "steps": 2}, "steps"),
         ({"loss": targeted_dlr}, "targets"),
