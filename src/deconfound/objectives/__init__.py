@@ -9,16 +9,28 @@ from deconfound.lazy import exporter
 if TYPE_CHECKING:
     from deconfound.objectives.adversarial import AdversarialTraining
     from deconfound.objectives.causaladv import CausalAdv
+    from deconfound.objectives.ciiv import CiiVAdversarialTraining, CiiVTraining, ViewLoss
     from deconfound.objectives.standard import Standard
     from deconfound.objectives.trades import Trades
 
 _HOME = {
     "AdversarialTraining": "adversarial",
     "CausalAdv": "causaladv",
+    "CiiVAdversarialTraining": "ciiv",
+    "CiiVTraining": "ciiv",
     "Standard": "standard",
     "Trades": "trades",
+    "ViewLoss": "ciiv",
 }
-__all__ = ["AdversarialTraining", "CausalAdv", "Standard", "Trades"]
+__all__ = [
+    "AdversarialTraining",
+    "CausalAdv",
+    "CiiVAdversarialTraining",
+    "CiiVTraining",
+    "Standard",
+    "Trades",
+    "ViewLoss",
+]
 
 
 __getattr__ = exporter(__name__, _HOME)
