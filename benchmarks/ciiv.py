@@ -8,8 +8,8 @@ it as the authors do, in the same process: 27 passes of the sampler, the mask of
 passes of the network, in float32. Goals, as ratios of the same round: 1.1 in float32 and 0.5 in bfloat16 on a
 processor, 0.4 on an accelerator.
 
-Memory: on a processor what is saved for the way back, on an accelerator the peak of what is allocated. The sampler's own
-numbers stay within ``sampling.memory`` (on a processor within its cache), whatever the batch.
+Memory: on a processor what is saved for the way back, on an accelerator the peak of what is allocated. The sampler's
+own numbers stay within ``sampling.memory`` (on a processor within its cache), whatever the batch.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Sequential:
         self.q = acceptance(distances(grid_centres(*size), *size))
 
     def sample(self, x: Tensor, loop: int) -> tuple[Tensor, Tensor]:
+        """A view and its exposure."""
         view, seen = torch.zeros_like(x), torch.zeros((), device=x.device)
         for _ in range(SAMPLES):
             r = F.relu(x + AMPLITUDE * (torch.rand_like(x) * 2 - 1))
@@ -61,6 +62,7 @@ class Sequential:
         return view, seen
 
     def loss(self) -> Tensor:
+        """Cross entropy and regulariser, view by view."""
         x = (self.batch.images - self.mean) / self.std
         features, exposure, crossed = [], [], 0.0
         for loop in range(LOOPS):
@@ -99,6 +101,7 @@ class Batched:
         self.precision, self.number = precision, 0
 
     def loss(self) -> Tensor:
+        """The objective's, on fresh streams."""
         self.number += 1
         streams = Streams(0, self.batch.index).fold(self.number)
         half = torch.autocast(self.device, torch.bfloat16) if self.precision == "bf16-mixed" else nullcontext()

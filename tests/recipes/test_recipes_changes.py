@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deconfound.errors import InputError
+from deconfound.recipes.registry import OBJECTIVES
 from deconfound.recipes.resolve import parse_changes, read_spec, resolve
 
 
@@ -113,7 +114,7 @@ WRONG = {
     "model_options=5": ("model_options", "a mapping of keys to values"),
     "objective=trade": (
         "objective",
-        "one of causaladv-m, causaladv-t, fgsm-rs, pgd-at, standard, trades (did you mean 'trades'?)",
+        f"one of {', '.join(sorted(OBJECTIVES))} (did you mean 'trades'?)",
     ),
     "objective=5": ("objective", "a name, or a mapping with a name"),
     "objective=": ("objective", "a name, or a mapping with a name"),

@@ -11,6 +11,7 @@ import yaml
 from deconfound.core.threat import NORMS
 from deconfound.data.families import FAMILIES
 from deconfound.errors import InputError
+from deconfound.models.ciiv import CiiV
 from deconfound.recipes.registry import OBJECTIVES, build_objective
 from deconfound.recipes.resolve import about, family_radius, merged, names, read_spec, resolve
 from deconfound.recipes.schema import validated
@@ -28,7 +29,8 @@ def test_every_recipe_resolves_for_every_family(name, family):
     found = recipe(name, family)
     assert (found.recipe, found.family) == (name, family)
     assert found.eps == family_radius(family, "linf")
-    assert build_objective(SplitNet(), found).players()
+    model = SplitNet() if found.sampler is None else CiiV(SplitNet(channels=3), channels=1, size=8)
+    assert build_objective(model, found).players()
     again = validated(yaml.safe_load(found.to_yaml()))
     assert again == found
     assert again.digest() == found.digest()
@@ -149,9 +151,9 @@ def test_files_and_mappings(tmp_path):
         (b"\xff\xfe\0", "a valid YAML file ('utf-8' codec"),
         ("- 1\n", "a YAML mapping of keys to values"),
         ("", "a YAML mapping of keys to values"),
-        ("epochs: 1\n", "the key recipe with one of causaladv-m, causaladv-t, fgsm-rs, pgd-at, standard, trades"),
+        ("epochs: 1\n", f"the key recipe with one of {', '.join(names())}"),
         ("recipe: pgdat\n", "(did you mean 'pgd-at'?)"),
-        ("recipe: [1]\n", "one of causaladv-m, causaladv-t, fgsm-rs, pgd-at, standard, trades"),
+        ("recipe: [1]\n", f"one of {', '.join(names())}"),
         ("recipe: pgd-at\n1: 2\n", "a word as key"),
         ("recipe: pgd-at\nobjective.beta: 2\n", "(did you mean 'objective'?)"),
     ],

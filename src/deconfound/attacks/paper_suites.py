@@ -62,7 +62,8 @@ def ciiv_paper(setting: Setting) -> Suite:
     """CiiV's columns: FGSM, PGD, noise, SPSA, targeted PGD, CW-L2, AutoAttack in L-infinity and L2.
 
     With loops=1 the attacks climb a model that looks once, as the authors' do, while the judge looks as often as it
-    predicts; by default both do. Departure: uniform noise is uniform in the ball of 2 eps, where theirs is scaled like the Gaussian and clipped.
+    predicts; by default both do. Departure: uniform noise is uniform in the ball of 2 eps, where theirs is scaled like
+    the Gaussian and clipped.
     """
     threat = _linf(setting, "ciiv-paper")
     eps = threat.eps

@@ -125,7 +125,7 @@ def fired(inputs: Tensor, noise: Tensor, amplitude: float) -> Tensor:
 def firing_probability(inputs: Tensor, amplitude: float) -> Tensor:
     """P(x + a u > 0) = clip((x + a) / 2a, 0, 1) for u uniform in (-1, 1).
 
-    >>> firing_probability(torch.tensor([-1.0, 0.0, 0.45, 2.0]), 0.9).tolist()
+    >>> firing_probability(torch.tensor([-1.0, 0.0, 0.5, 2.0]), 1.0).tolist()
     [0.0, 0.5, 0.75, 1.0]
     """
     return ((inputs + amplitude) / (2 * amplitude)).clamp(0, 1)
