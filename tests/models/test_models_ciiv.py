@@ -254,6 +254,26 @@ class TestSurrogates:
         x = (0.3 + 0.2 * images_of(2).double()).requires_grad_()
         assert torch.autograd.gradcheck(surrogate, (x,))
 
+    @pytest.mark.parametrize("kind", [SampledSurrogate, ExpectedSurrogate])
+    def test_wide_slopes_reach_saturated_cells(self, kind):
+        """White pixels have no exact slope, but a step from them has an effect."""
+        model, streams = made(mean=0.5, std=0.5, amplitude=0.8), Streams(0, range(5))
+        images, found = torch.ones(5, 1, SIDE, SIDE), []
+        for wide in (False, True):
+            x = images.clone().requires_grad_()
+            surrogate = kind(model, wide=wide)
+            logits = surrogate(x) if kind is ExpectedSurrogate else surrogate.draw(x, streams, 1)[0]
+            loss = losses.cross_entropy(logits, torch.zeros(5, dtype=torch.int64)).sum()
+            found.append((logits.detach(), torch.autograd.grad(loss, x)[0]))
+        (exact, none), (same, gradient) = found
+        torch.testing.assert_close(exact, same)
+        assert not none.any()
+        assert gradient.ne(0).float().mean() > 0.9
+        moved = ExpectedSurrogate(model)((images + 0.4 * gradient.sign()).clamp(0, 1))
+        at_first = ExpectedSurrogate(model)(images)
+        zeros = torch.zeros(5, dtype=torch.int64)
+        assert losses.cross_entropy(moved, zeros).sum() > losses.cross_entropy(at_first, zeros).sum() + 0.05
+
     def test_the_consistency_term(self, model):
         images, labels = images_of(), torch.arange(5) % 4
         surrogate = ExpectedSurrogate(model)
@@ -270,10 +290,12 @@ class TestSurrogates:
 
     def test_what_is_declared(self, model):
         made = model.attack_surrogates()
-        names = ["ciiv-b-ce", "ciiv-b-margin", "ciiv-b-ce-consistency", "ciiv-a-ce", "ciiv-a-margin"]
-        assert [attack.name for attack in made] == names
+        kinds = ["b-ce", "b-margin", "b-wide-ce", "b-wide-margin", "b-consistency"]
+        kinds += ["a-ce", "a-margin", "a-wide-ce", "a-wide-margin"]
+        assert [attack.name for attack in made] == [f"ciiv-{kind}" for kind in kinds]
+        assert [attack.surrogate.wide for attack in made] == ["wide" in kind for kind in kinds]
         stochastic = [isinstance(attack.surrogate, StochasticClassifier) for attack in made]
-        assert stochastic == [False, False, False, True, True]
+        assert stochastic == [False] * 5 + [True] * 4
         assert "consistency" not in str([attack.name for attack in model.with_loops(1).attack_surrogates()])
 
 

@@ -185,10 +185,10 @@ class TestJudging:
         light = lambda setting: Suite(name="rand", attacks=(PGD(setting.threat, steps=1, name="common"),))  # noqa: E731
         monkeypatch.setattr("deconfound.attacks.suites.rand", light)
         record = self.evaluate(run, tmp_path, suite="adaptive")
-        names = ["common", "ciiv-b-ce", "ciiv-b-margin", "ciiv-b-ce-consistency", "ciiv-a-ce", "ciiv-a-margin"]
-        assert [attack.name for attack in record.attacks] == names
+        names = [attack.name for attack in load_run(run.path).model.attack_surrogates()]
+        assert [attack.name for attack in record.attacks] == ["common", *names]
         draws = [attack.settings["draws"] for attack in record.attacks[1:]]
-        assert draws == [1, 1, 1, budget("demo").draws, budget("demo").draws]
+        assert draws == [1] * 5 + [budget("demo").draws] * 4
         assert all(attack.settings["own_surrogate"] for attack in record.attacks[1:])
         assert len(record.spread.robust) == 5
         assert record.robust_accuracy < record.clean_accuracy
@@ -197,7 +197,7 @@ class TestJudging:
         model = load_run(run.path).model
         made = declaring.built(declaring.of_model(model), model, ThreatModel("linf", 0.1), budget("normal"))
         spent = [(attack.settings()["steps"], attack.settings()["draws"]) for attack in made]
-        assert spent == [(100, 1)] * 3 + [(100, 20)] * 2
+        assert spent == [(100, 1)] * 5 + [(100, 20)] * 4
         rand = suites.suite("rand", suites.Setting(threat=ThreatModel("linf", 0.1), stochastic=True)).attacks
         assert [attack.settings()["draws"] for attack in rand] == [20, 20, 5, 5]
 

@@ -20,7 +20,7 @@ from deconfound.errors import require
 
 Acceptance = Literal["power", "linear", "root"]
 ACCEPTANCES: tuple[Acceptance, ...] = get_args(Acceptance)
-Slope = Literal["none", "expected", "raw"]
+Slope = Literal["none", "expected", "wide", "raw"]
 
 GUARD = 1e-5
 """In b = r / (r + 1e-5), which is close to the indicator of r > 0."""
@@ -136,6 +136,11 @@ def expected_slope(inputs: Tensor, amplitude: float) -> Tensor:
     return (inputs.abs() < amplitude).to(inputs.dtype) / (2 * amplitude)
 
 
+def wide_slope(inputs: Tensor, amplitude: float) -> Tensor:
+    """1 / 2a everywhere: also cells that always fire, or never do, are pushed to where their chance would change."""
+    return torch.full_like(inputs, 1 / (2 * amplitude))
+
+
 def raw_slope(inputs: Tensor, noise: Tensor, amplitude: float) -> Tensor:
     """Db/dx = 1e-5 / (r + 1e-5)^2 where r > 0, else 0: tiny nearly everywhere, enormous on a handful of pixels."""
     r = F.relu(torch.add(inputs, noise, alpha=amplitude))
@@ -157,7 +162,8 @@ def sampled(inputs: Tensor, noise: Tensor, masks: Tensor, amplitude: float, slop
         noise: u (B, L, M, C, H, W) in (-1, 1).
         masks: (B, L, M, H, W) bool, or (1, L, M, H, W) shared over the examples.
         amplitude: a in (0, 2].
-        slope: ``expected`` mean_k m_lk 1[|x| < a] / 2a, ``raw`` mean_k m_lk db_lk/dx, or none.
+        slope: ``expected`` mean_k m_lk 1[|x| < a] / 2a, ``wide`` the same without the bound, ``raw``
+            mean_k m_lk db_lk/dx, or none.
     """
     with torch.no_grad():
         x, seen = inputs[:, None, None], masks[:, :, :, None].to(inputs.dtype)
@@ -166,7 +172,8 @@ def sampled(inputs: Tensor, noise: Tensor, masks: Tensor, amplitude: float, slop
             return Sampled(view, None)
         if slope == "raw":
             return Sampled(view, raw_slope(x, noise, amplitude).mul_(seen).mean(dim=2))
-        return Sampled(view, expected_slope(inputs, amplitude)[:, None] * seen.mean(dim=2))
+        each = wide_slope(inputs, amplitude) if slope == "wide" else expected_slope(inputs, amplitude)
+        return Sampled(view, each[:, None] * seen.mean(dim=2))
 
 
 def attached(found: Sampled, inputs: Tensor, sign: int = 1) -> Tensor:

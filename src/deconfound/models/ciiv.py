@@ -84,14 +84,14 @@ class CiiV(nn.Module):
         Args:
             images: (B, C, H, W) in [0, 1].
             streams: one for each example.
-            slope: the gradient that reaches the images, where they want one: ``raw``, ``expected`` or ``none``.
+            slope: of the cells, for images that want a gradient: ``raw``, ``expected``, ``wide`` or ``none``.
         """
         wanted = images.requires_grad and torch.is_grad_enabled()
         return self._seen(*self.sampler(self.sampled_input(images), streams, slope if wanted else "none"))
 
-    def expected_views(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same of the expected views: no noise, exact gradients."""
-        return self._seen(*self.sampler.expected(self.sampled_input(images)))
+    def expected_views(self, images: Tensor, *, wide: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of the expected views: no noise, exact gradients (``wide``: as if no cell were saturated)."""
+        return self._seen(*self.sampler.expected(self.sampled_input(images), wide=wide))
 
     def sampled_input(self, images: Tensor) -> Tensor:
         """What the sampler takes: normalised images, grey ones repeated to three channels (v1: the images)."""

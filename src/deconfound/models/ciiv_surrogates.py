@@ -7,6 +7,9 @@ mean over draws (EOT) is no help. Two surrogates have the slope itself:
 A, ``SampledSurrogate``: views as sampled, the slope 1[|x| < a] / 2a on the way back (BPDA, Athalye et al. 2018).
 B, ``ExpectedSurrogate``: firing and keep probabilities in place of the samples; no noise, exact gradients.
 
+Exact is not enough: a cell with |x| > a always fires, or never does, and has no slope, though a step of eps takes it to
+where it has. Black and white pixels are such cells. ``wide`` surrogates have 1 / 2a there too, and find more.
+
 Shapes: V views, B examples, R draws, D features, K classes; images (B, C, H, W) in [0, 1], labels (B,) int64.
 """
 
@@ -24,6 +27,7 @@ from deconfound.core.types import Context, DeclaredAttack
 from deconfound.errors import require
 from deconfound.functional import losses
 from deconfound.functional.consistency import Against, consistency, pooled
+from deconfound.functional.sampling import Slope
 
 if TYPE_CHECKING:
     from deconfound.models.ciiv import CiiV
@@ -37,18 +41,19 @@ class SampledSurrogate(nn.Module):
 
     Args:
         model: the defended network; shared, not copied.
+        wide: the slope is 1 / 2a everywhere.
     """
 
-    def __init__(self, model: CiiV) -> None:
+    def __init__(self, model: CiiV, *, wide: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.wide = model, wide
         self._latest: tuple[Tensor, Tensor] | None = None
 
     def draw(self, images: Tensor, streams: Streams, draws: int) -> Tensor:
         """R draws of the prediction, (R, B, K), the very ones of the model."""
-        found = []
+        found, slope = [], cast(Slope, "wide" if self.wide else "expected")
         for number in range(draws):
-            features, logits, exposure = self.model.views(images, streams.fold("draw", number), "expected")
+            features, logits, exposure = self.model.views(images, streams.fold("draw", number), slope)
             self._latest = features, exposure
             found.append(pooled(logits, exposure))
         return torch.stack(found)
@@ -69,22 +74,23 @@ class ExpectedSurrogate(nn.Module):
 
     Args:
         model: the defended network; shared, not copied.
+        wide: the slope is 1 / 2a everywhere; else gradients are exact.
     """
 
-    def __init__(self, model: CiiV) -> None:
+    def __init__(self, model: CiiV, *, wide: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.wide = model, wide
         self._latest: tuple[Tensor, Tensor] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of the expected views, pooled like the model's."""
-        features, logits, exposure = self.model.expected_views(images)
+        features, logits, exposure = self.model.expected_views(images, wide=self.wide)
         self._latest = features, exposure
         return pooled(logits, exposure)
 
     def features(self, images: Tensor) -> Tensor:
         """The features of all views, (B, V, D)."""
-        features, _, _ = self.model.expected_views(images)
+        features, _, _ = self.model.expected_views(images, wide=self.wide)
         return features.transpose(0, 1)
 
     def head(self, features: Tensor) -> Tensor:
@@ -135,16 +141,20 @@ class ViewedLoss:
         return value + self.weight * model.consistency() if self.weight else value
 
 
-def declared(model: CiiV) -> tuple[DeclaredAttack, ...]:
-    """The adaptive attacks on a network: B with exact gradients, cheap ones first, then A with EOT over the draws.
+_LOSSES = {"ce": ViewedLoss(), "margin": ViewedLoss("margin")}
 
-    B climbs CE, the margin, and CE + 0.1 R (where there are views to compare); A climbs CE and the margin. Steps and
-    draws are the budget's. Square and SPSA on averaged losses are part of every suite for random models.
+
+def declared(model: CiiV) -> tuple[DeclaredAttack, ...]:
+    """The adaptive attacks on a network: B, which is cheap, first, then A with EOT over the draws.
+
+    Both climb CE and the margin, with exact and with wide slopes; B also CE + 0.1 R, where there are views to compare.
+    Steps and draws are the budget's. Square and SPSA on averaged losses are part of every suite for random models.
     """
-    a, b = SampledSurrogate(model), ExpectedSurrogate(model)
-    plain, margin = ViewedLoss(), ViewedLoss("margin")
-    made: list[tuple[str, nn.Module, ViewedLoss]] = [("b-ce", b, plain), ("b-margin", b, margin)]
+    made: list[tuple[str, nn.Module, ViewedLoss]] = []
+    for letter, kind in (("b", ExpectedSurrogate), ("a", SampledSurrogate)):
+        for suffix, wide in (("", False), ("-wide", True)):
+            surrogate = kind(model, wide=wide)
+            made += [(f"{letter}{suffix}-{name}", surrogate, loss) for name, loss in _LOSSES.items()]
     if model.sampling.loops > 1:
-        made.append(("b-ce-consistency", b, ViewedLoss(weight=CONSISTENCY)))
-    made += [("a-ce", a, plain), ("a-margin", a, margin)]
+        made.insert(2 * len(_LOSSES), ("b-consistency", ExpectedSurrogate(model), ViewedLoss(weight=CONSISTENCY)))
     return tuple(DeclaredAttack(name=f"ciiv-{name}", surrogate=over, loss=loss) for name, over, loss in made)

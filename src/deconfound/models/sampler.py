@@ -130,7 +130,7 @@ class Sampler:
             inputs: normalised images (v2), or images in [0, 1] (v1).
             streams: one for each example.
             slope: what the gradient of a view by its input is: nothing, the slope of the firing probability
-                (``expected``), or the sample's own (``raw``).
+                (``expected``), that slope wherever the input lies (``wide``), or the sample's own (``raw``).
         """
         rule = f"one stream for each of the {len(inputs)} images"
         require(len(streams) == len(inputs), "streams", len(streams), rule)
@@ -143,8 +143,8 @@ class Sampler:
         views, exposure = (torch.cat(found) if len(parts) > 1 else found[0] for found in zip(*parts, strict=True))
         return views, exposure
 
-    def expected(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Firing and keep probabilities in place of the samples, with exact gradients.
+    def expected(self, inputs: Tensor, *, wide: bool = False) -> tuple[Tensor, Tensor]:
+        """Firing and keep probabilities in place of the samples, with exact gradients (``wide``: 1 / 2a everywhere).
 
         The loops are those of the grid policy; for drawn centres the nine of the grid stand for all, once each.
 
@@ -154,10 +154,16 @@ class Sampler:
         height, width = inputs.shape[2:]
         loops = self.settings.loops if self.settings.centres == "grid" else GRID
         keep = sampling.keep_probability(self._grid_acceptance(inputs)[:loops])
-        chance = [sampling.firing_probability(x, self.settings.amplitude) for x in self._cells(inputs)]
+        chance = [self._chance(x, wide) for x in self._cells(inputs)]
         views = keep[None, :, None] * torch.cat(chance, dim=1)[:, None]
         exposure = keep.mean(dim=(1, 2)).clamp_min(1 / (height * width)).expand(len(inputs), -1)
         return self._finished(views, exposure)
+
+    def _chance(self, x: Tensor, wide: bool) -> Tensor:
+        a = self.settings.amplitude
+        if not wide:
+            return sampling.firing_probability(x, a)
+        return sampling.firing_probability(x.detach(), a) + sampling.wide_slope(x.detach(), a) * (x - x.detach())
 
     @property
     def _shares(self) -> bool:

@@ -71,10 +71,13 @@ class CiiVSettings(ObjectiveSettings):
 
 
 class CiiVAdversarialSettings(CiiVSettings):
-    """Also the inner attack, and the gradient it climbs: the expected slope's (surrogate A), or the raw one."""
+    """Also the inner attack, and the gradient it climbs: with the expected slope (surrogate A), or the raw one.
+
+    ``wide`` has the slope at saturated pixels too.
+    """
 
     attack: Literal["pgd", "fgsm", "fgsm-rs"] = "pgd"
-    gradient: Literal["expected", "raw"] = "expected"
+    gradient: Literal["expected", "wide", "raw"] = "expected"
 
 
 def sampled_network(recipe: Recipe, classes: int, shape: tuple[int, int, int], settings: SamplerSettings) -> nn.Module:
@@ -97,11 +100,11 @@ def ciiv_at(model: nn.Module, recipe: Recipe) -> Objective:
     settings = recipe.objective
     assert isinstance(settings, CiiVAdversarialSettings)
     loss, climbed = _loss(model, recipe), None
-    if settings.gradient == "expected":
-        rule = "raw for a network that is not models.CiiV: the expected slope is that of its sampler"
+    if settings.gradient != "raw":
+        rule = "raw for a network that is not models.CiiV: the slope is that of its sampler"
         require(isinstance(model, CiiV), "objective.gradient", settings.gradient, rule)
         assert isinstance(model, CiiV)
-        climbed = SampledSurrogate(model)
+        climbed = SampledSurrogate(model, wide=settings.gradient == "wide")
     return CiiVAdversarialTraining(model, _attack(settings.attack, recipe), climbed, loss, recipe.eps_warmup)
 
 
