@@ -220,7 +220,7 @@ def test_unknown_names_and_options_suggest_the_nearest():
 
 
 def test_options_are_what_build_takes():
-    assert options_of("resnet18") == ("bias", "width")
+    assert options_of("resnet18") == ("bias", "width", "stem")
     assert options_of("wrn") == ("bias", "depth", "widen", "dropout")
     for name in names():
         assert "bias" in options_of(name)

@@ -17,7 +17,12 @@ from deconfound.records import EvaluationRecord, TrainingRecord
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
     changes = {"epochs": 1, "steps": 1, "selection.steps": 1}
-    monkeypatch.setattr(job, "train", functools.partial(train, changes=changes))
+
+    def short(name, **settings):
+        few = {"sampler.loops": 2, "sampler.samples": 1} if name == "ciiv" else {}
+        return train(name, changes=changes | few, **settings)
+
+    monkeypatch.setattr(job, "train", short)
     monkeypatch.setattr(job, "Target", functools.partial(Target, n=30))
 
 
@@ -47,7 +52,8 @@ def test_from_end_to_end_and_again(tmp_path):
     assert [r.model_digest for r in again.evaluations] == [r.model_digest for r in found.evaluations]
 
 
-def test_an_interrupted_demo_can_be_replaced(tmp_path):
+def test_an_interrupted_demo_can_be_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "STORY", job.STORY[:2])
     train("standard", out=tmp_path / "demo" / "runs" / "standard", changes={"epochs": 1})
     with pytest.raises(InputError, match="a demo lies here"):
         job.demo(tmp_path / "demo")

@@ -12,6 +12,7 @@ import yaml
 from deconfound.core.threat import NORMS
 from deconfound.data.families import FAMILIES
 from deconfound.errors import InputError
+from deconfound.models.ciiv import CiiV
 from deconfound.models.footprint import multiply_adds
 from deconfound.recipes.loading import build_model
 from deconfound.recipes.registry import OBJECTIVES, build_objective
@@ -31,7 +32,8 @@ def test_every_recipe_resolves_for_every_family(name, family):
     found = recipe(name, family)
     assert (found.recipe, found.family) == (name, family)
     assert found.eps == family_radius(family, "linf")
-    assert build_objective(SplitNet(), found).players()
+    model = SplitNet() if found.sampler is None else CiiV(SplitNet(channels=3), channels=1, size=8)
+    assert build_objective(model, found).players()
     again = validated(yaml.safe_load(found.to_yaml()))
     assert again == found
     assert again.digest() == found.digest()

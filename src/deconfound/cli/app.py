@@ -173,6 +173,9 @@ def evaluate(
     ] = [],  # noqa: B006 (typer copies it)
     audit_min: Annotated[int, typer.Option(metavar="N", help="Survivors that suite fast audits at least.")] = 100,
     audit_share: Annotated[float, typer.Option(metavar="X", help="And at least this share of them.")] = 0.1,
+    loops: Annotated[
+        int | None, typer.Option(metavar="L", help="Views of what attacks climb, for ciiv; by default all.")
+    ] = None,
     devices: Annotated[str, typer.Option(metavar="N", help="Devices that share the work, a number or auto.")] = "1",
     num_nodes: Annotated[int, typer.Option(min=1, metavar="N", help="Machines.")] = 1,
     mean: Annotated[str | None, typer.Option(metavar="M,..", help="Normalisation inside a named network.")] = None,
@@ -218,6 +221,7 @@ def evaluate(
             compile=compiled,
             audit_min=audit_min,
             audit_share=audit_share,
+            loops=loops,
         )
         compute = Compute(devices=devices_of(devices), num_nodes=num_nodes, accelerator=accelerator_of(device))
         record, path = evaluate_target(

@@ -47,6 +47,13 @@ class ViewedClassifier(Protocol):
 
 
 @runtime_checkable
+class Looping(Protocol):
+    """A network whose prediction is the mean over several looks; ``with_loops`` is the same with another number."""
+
+    def with_loops(self, loops: int) -> nn.Module: ...
+
+
+@runtime_checkable
 class DeclaresSurrogates(Protocol):
     """A network that declares adaptive attacks on itself, which need nothing but its weights."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deconfound.errors import require
-from deconfound.functional.hashing import bits_to_uniform, mix64, name_key, random_bits
+from deconfound.functional.hashing import bits_to_uniform, bits_to_uniform_pairs, mix64, name_key, random_bits
 
 
 class Streams:
@@ -70,6 +70,11 @@ class Streams:
         """Uniform numbers in the open interval (0, 1), shape (B, *shape)."""
         count = math.prod(shape)
         return bits_to_uniform(random_bits(self._keys, count), dtype).view(len(self), *shape)
+
+    def dense(self, shape: tuple[int, ...]) -> Tensor:
+        """Like ``uniform`` in float32, other numbers at half the cost: two from each word."""
+        count = math.prod(shape)
+        return bits_to_uniform_pairs(random_bits(self._keys, (count + 1) // 2))[:, :count].reshape(len(self), *shape)
 
     def normal(self, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers by the inverse distribution function, sqrt(2) erfinv(2u - 1), shape (B, *shape)."""

@@ -57,3 +57,10 @@ def bits_to_uniform(bits: Tensor, dtype: torch.dtype) -> Tensor:
     unit = torch.finfo(dtype).eps
     work = torch.float64 if dtype == torch.float64 else torch.float32
     return _shift(bits, 65 - math.frexp(1 / unit)[1]).to(work).add_(0.5).mul_(unit).to(dtype)
+
+
+def bits_to_uniform_pairs(bits: Tensor) -> Tensor:
+    """Two float32 numbers in (0, 1) from the halves of each word, as ``bits_to_uniform``: (..., n) -> (..., 2n)."""
+    unit = torch.finfo(torch.float32).eps
+    halves = bits.view(torch.int32)
+    return (halves >> 9).bitwise_and_((1 << 23) - 1).to(torch.float32).add_(0.5).mul_(unit)

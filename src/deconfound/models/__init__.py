@@ -8,10 +8,13 @@ from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
     from deconfound.models.catalogue import about, build, names, options_of
+    from deconfound.models.ciiv import CiiV
+    from deconfound.models.ciiv_surrogates import ExpectedSurrogate, SampledSurrogate
     from deconfound.models.network import Network
     from deconfound.models.normalise import Normalise
     from deconfound.models.preact_resnet import PreActResNet
     from deconfound.models.resnet import ResNet
+    from deconfound.models.sampler import Sampler, Sampling
     from deconfound.models.small import LeNet5, Small, SmallCNN
     from deconfound.models.split import Split, split_model
     from deconfound.models.vgg import VGG
@@ -19,11 +22,16 @@ if TYPE_CHECKING:
     from deconfound.models.wide_resnet import WideResNet
 
 _HOME = {
+    "CiiV": "ciiv",
+    "ExpectedSurrogate": "ciiv_surrogates",
     "LeNet5": "small",
     "Network": "network",
     "Normalise": "normalise",
     "PreActResNet": "preact_resnet",
     "ResNet": "resnet",
+    "SampledSurrogate": "ciiv_surrogates",
+    "Sampler": "sampler",
+    "Sampling": "sampler",
     "Small": "small",
     "SmallCNN": "small",
     "Split": "split",
@@ -38,11 +46,16 @@ _HOME = {
 }
 
 __all__ = [
+    "CiiV",
+    "ExpectedSurrogate",
     "LeNet5",
     "Network",
     "Normalise",
     "PreActResNet",
     "ResNet",
+    "SampledSurrogate",
+    "Sampler",
+    "Sampling",
     "Small",
     "SmallCNN",
     "Split",

@@ -10,6 +10,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deconfound.errors import require
 from deconfound.models.blocks import BasicBlock, Bottleneck, Shortcut, conv, stage
 from deconfound.models.network import Network, Size, initialise, whole
 from deconfound.models.normalise import Levels
@@ -26,6 +27,7 @@ class ResNet(Network):
         bottleneck: 1x1, 3x3, 1x1 blocks instead of two 3x3 convolutions.
         width: channels of the stem and of the first stage; 16 makes a narrow ResNet.
         shortcut: ``projection`` (option B) or ``padding`` (option A) where the shape changes.
+        stem: side of the first convolution, 3, or 7 with stride 2 for larger images.
     """
 
     minimum = 8
@@ -44,11 +46,14 @@ class ResNet(Network):
         bottleneck: bool = False,
         width: int = 64,
         shortcut: Shortcut = "projection",
+        stem: int = 3,
     ) -> None:
         super().__init__(classes=classes, channels=channels, size=size, mean=mean, std=std)
         block = Bottleneck if bottleneck else BasicBlock
         make = partial(block, shortcut=shortcut)
-        self.conv1, self.bn1 = conv(channels, whole("width", width, 1), 3), nn.BatchNorm2d(width)
+        require(stem in (3, 7), "stem", stem, "3 or 7")
+        first = conv(channels, whole("width", width, 1), stem, 1 if stem == 3 else 2)
+        self.conv1, self.bn1 = first, nn.BatchNorm2d(width)
         reached = width
         self._stages = tuple(f"layer{place + 1}" for place in range(len(blocks)))
         for place, (name, count) in enumerate(zip(self._stages, blocks, strict=True)):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from deconfound.objectives.adversarial import AdversarialTraining
     from deconfound.objectives.bpfc import BPFC
     from deconfound.objectives.causaladv import CausalAdv
+    from deconfound.objectives.ciiv import CiiVAdversarialTraining, CiiVTraining, ViewLoss
     from deconfound.objectives.mixup import Mixup
     from deconfound.objectives.standard import Standard
     from deconfound.objectives.trades import Trades
@@ -19,10 +20,23 @@ _HOME = {
     "BPFC": "bpfc",
     "CausalAdv": "causaladv",
     "Mixup": "mixup",
+    "CiiVAdversarialTraining": "ciiv",
+    "CiiVTraining": "ciiv",
     "Standard": "standard",
     "Trades": "trades",
+    "ViewLoss": "ciiv",
 }
-__all__ = ["AdversarialTraining", "BPFC", "CausalAdv", "Mixup", "Standard", "Trades"]
+__all__ = [
+    "AdversarialTraining",
+    "BPFC",
+    "CausalAdv",
+    "CiiVAdversarialTraining",
+    "CiiVTraining",
+    "Mixup",
+    "Standard",
+    "Trades",
+    "ViewLoss",
+]
 
 
 __getattr__ = exporter(__name__, _HOME)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from deconfound.core.protocols import Monitor
+from deconfound.core.protocols import Monitor, StochasticClassifier
 from deconfound.errors import InputError, require
 from deconfound.recipes.evaluating import Judging
 from deconfound.recipes.reporting import results_json
@@ -19,6 +19,7 @@ from deconfound.store import write_text
 # In the order of the story; those that the library does not have (yet) are left out.
 STORY = ("standard", "pgd-at", "causaladv-m", "ciiv", "cafe")
 SUITE = "fast"
+SUITE_OF_RANDOM = "adaptive"
 FILES = ("results.json", "report.html")
 RUNS = "runs"
 
@@ -47,7 +48,8 @@ def demo(out: str | Path = "demo", *, overwrite: bool = False, monitor: Monitor 
         run = folder / RUNS / name
         trained = train(name, data="digits", out=run, overwrite=run.exists(), monitor=monitor)
         target = Target(target=str(run))
-        judging = Judging(suite=SUITE, budget="demo")
+        random = isinstance(trained.model, StochasticClassifier)
+        judging = Judging(suite=SUITE_OF_RANDOM if random else SUITE, budget="demo")
         record, _ = evaluate_target(target, judging, monitor=monitor)
         evaluations.append(record)
         trainings.append(trained.record)

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from deconfound.attacks import PGD, Square
 from deconfound.attacks.budgets import Budget, budget
 from deconfound.attacks.suites import Setting, Suite, suite
-from deconfound.core.protocols import Classifier, Crew, ImageSource, Journal, Judge, Monitor, StochasticClassifier
+from deconfound.core.protocols import (
+    Classifier,
+    Crew,
+    ImageSource,
+    Journal,
+    Judge,
+    Looping,
+    Monitor,
+    StochasticClassifier,
+)
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import DeclaredAttack
 from deconfound.data.families import family_of
@@ -45,6 +54,8 @@ class Judging:
         checks, curve: whether to check for gradient masking and to measure accuracy against the radius.
         gallery: broken examples kept as pictures.
         audit_min, audit_share: how many survivors the suite ``fast`` audits at least, and which share of them.
+        loops: attacks climb the model with so many views, where it takes several (CiiV); its judge keeps its own. None
+            for as many as it predicts with. Attacks on declared surrogates keep those.
     """
 
     suite: str = "fast"
@@ -58,6 +69,7 @@ class Judging:
     gallery: int = 8
     audit_min: int = 100
     audit_share: float = 0.1
+    loops: int | None = None
 
     def __post_init__(self) -> None:
         budget(self.budget)
@@ -119,6 +131,8 @@ def run(
     model, images = subject.model, subject.images
     compiler = "inductor" if judging.compile else None
     ready = prepare(model, images, subject.labels, subject.index, judging.precision, judging.batch_size, compiler)
+    if judging.loops is not None:
+        ready = _with_loops(ready, model, judging.loops)
     plan = planned(judging, subject, ready)
     return judge_model(
         model,
@@ -146,6 +160,14 @@ def run(
         crew=crew,
         monitor=monitor,
     )
+
+
+def _with_loops(ready: Prepared, model: nn.Module, loops: int) -> Prepared:
+    """The model with another number of views is what attacks climb."""
+    rule = "None for a network that does not look several times"
+    require(isinstance(model, Looping), "loops", loops, rule)
+    assert isinstance(model, Looping)
+    return replace(ready, surrogate=model.with_loops(loops).eval(), rung=f"the model with {loops} of its views")
 
 
 def planned(judging: Judging, subject: Subject, ready: Prepared) -> Suite:
@@ -248,7 +270,7 @@ def evaluate(
         transfer_from: classifiers whose adversarial images are tried on this one, as a check for gradient masking.
         monitor: shows progress.
         judging: fields of ``Judging``: suite, budget, seed, batch_size, precision, compile, checks, curve, gallery,
-            audit_min, audit_share.
+            audit_min, audit_share, loops.
 
     Returns:
         A record with ``robust_accuracy``, ``clean_accuracy``, intervals, ``verdict`` and ``outcomes``.

@@ -11,6 +11,7 @@ from torch import nn
 
 from deconfound import models
 from deconfound.errors import InputError
+from deconfound.recipes.ciiv import sampled_network
 from deconfound.recipes.schema import Recipe, validated
 from deconfound.store import RunFolder, read_weights
 from deconfound.store.weights import digest_tensors
@@ -30,7 +31,9 @@ class Loaded:
 
 
 def build_model(recipe: Recipe, classes: int, shape: tuple[int, int, int]) -> nn.Module:
-    """The network that a recipe names, with its normalisation inside."""
+    """The network that a recipe names, with its normalisation inside, and behind its sampler where it has one."""
+    if recipe.sampler is not None:
+        return sampled_network(recipe, classes, shape, recipe.sampler)
     options = dict(recipe.model_options)
     if recipe.normalisation is not None:
         options |= {"mean": recipe.normalisation.mean, "std": recipe.normalisation.std}

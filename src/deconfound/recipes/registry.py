@@ -15,6 +15,7 @@ from deconfound.errors import InputError, unknown_name
 from deconfound.objectives import AdversarialTraining, Standard, Trades
 from deconfound.recipes.baselines import BPFCSettings, MixupSettings, bpfc, mixup
 from deconfound.recipes.causal import CausalAdvSettings, causaladv_m, causaladv_t
+from deconfound.recipes.ciiv import CiiVAdversarialSettings, CiiVSettings, ciiv, ciiv_at
 from deconfound.recipes.entries import Entry, ObjectiveSettings, inner_attack
 
 if TYPE_CHECKING:
@@ -59,6 +60,16 @@ OBJECTIVES: Mapping[str, Entry] = {
     ),
     "mixup": Entry("cross entropy on convex pairs (Zhang et al. 2018)", MixupSettings, mixup, adversarial=False),
     "bpfc": Entry("equal logits for an image and its upper bits (BPFC)", BPFCSettings, bpfc, adversarial=False),
+    "ciiv": Entry(
+        "cross entropy of random views that agree on features per exposure (Tang et al. 2021)",
+        CiiVSettings,
+        ciiv,
+        adversarial=False,
+        stochastic=True,
+    ),
+    "ciiv-at": Entry(
+        "the same on adversarial images (Tang et al. 2021)", CiiVAdversarialSettings, ciiv_at, stochastic=True
+    ),
     "trades": Entry("clean cross entropy plus a KL to PGD images (Zhang et al. 2019)", TradesSettings, _trades),
 }
 

@@ -21,7 +21,21 @@ Plain = dict[str, Any]
 @cache
 def _book(name: str) -> Mapping[str, Any]:
     text = resources.files("deconfound.recipes").joinpath("book", f"{name}.yaml").read_text()
-    return dict(yaml.safe_load(text))
+    entry = dict(yaml.safe_load(text))
+    return _upon(_book(entry["based_on"]), entry) if "based_on" in entry else entry
+
+
+def _upon(base: Mapping[str, Any], entry: Plain) -> Plain:
+    """A recipe that is based on another: its own settings, for all and for each family, on top of the other's.
+
+    Both name an objective where they change it, so that settings of one do not replace those of another.
+    """
+    parts: Plain = {}
+    for key in ("families", "data"):
+        names = [*base.get(key, {}), *entry.get(key, {})]
+        both = {name: [part.get(key, {}).get(name, {}).get("settings", {}) for part in (base, entry)] for name in names}
+        parts[key] = {name: {"settings": merged(*layers)} for name, layers in both.items()}
+    return entry | parts | {"settings": merged(base.get("settings", {}), entry.get("settings", {}))}
 
 
 @cache

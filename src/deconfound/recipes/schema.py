@@ -20,6 +20,7 @@ from pydantic import (
 
 from deconfound.core.threat import Norm, ThreatModel, parse_norm, parse_radius
 from deconfound.errors import InputError, require, unknown_name
+from deconfound.recipes.ciiv import SamplerSettings
 from deconfound.recipes.registry import ObjectiveSettings, objective_settings
 from deconfound.training.settings import LoopSettings, Settings
 
@@ -60,7 +61,8 @@ class Recipe(LoopSettings):
 
     ``eps, norm, steps, step_size, attack_mode`` describe the inner attack (``step_size`` null: 2.5 eps / steps); its
     radius grows from 0 over the share ``eps_warmup`` of training. eps and norm are also the threat model that
-    ``evaluate`` takes for the run. Everything else is inherited from ``LoopSettings``.
+    ``evaluate`` takes for the run. ``sampler`` stands in front of the network. Everything else is inherited from
+    ``LoopSettings``.
     """
 
     recipe: str
@@ -70,6 +72,7 @@ class Recipe(LoopSettings):
     objective: SerializeAsAny[ObjectiveSettings]
     model_options: dict[str, Any] = {}
     normalisation: Normalisation | None = None
+    sampler: SamplerSettings | None = None
     image_size: Annotated[int, Field(ge=1)] | None = None
     norm: Annotated[Norm, BeforeValidator(parse_norm)] = "linf"
     eps: Radius

@@ -94,6 +94,8 @@ def train(
     loaded = load_data(name, size=draft.image_size, workers=compute.workers, parts=("train",))
     family = _family(spec, wanted) or loaded.family
     resolved = resolve(spec, data=name, family=family, changes=wanted)
+    if resolved.image_size != draft.image_size:  # of the family, which only the data told
+        loaded = load_data(name, size=resolved.image_size, workers=compute.workers, parts=("train",))
     assert loaded.train is not None  # load refuses data without the part that is asked for
     task = _Task(resolved, loaded.train, loaded.class_names, loaded.shape, fabric)
     done = folder is not None and first_decides(

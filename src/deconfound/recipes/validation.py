@@ -10,7 +10,7 @@ from torch import nn
 
 from deconfound.attacks import PGD
 from deconfound.core.guards import evaluating
-from deconfound.core.protocols import ImageSource
+from deconfound.core.protocols import ImageSource, StochasticClassifier
 from deconfound.core.streams import Streams
 from deconfound.recipes.registry import OBJECTIVES
 from deconfound.recipes.schema import Recipe
@@ -38,11 +38,15 @@ def validator(recipe: Recipe, source: ImageSource, fabric: Fabric) -> Callable[[
         with evaluating(model), torch.no_grad(), fabric.autocast():
             for batch in source.batches(mine.split(BATCH), fabric.device):
                 images = batch.images.double() if recipe.precision == "64-true" else batch.images
-                right = model(images).argmax(dim=1) == batch.labels
+                streams = Streams(recipe.seed, batch.index).fold("validation")
+                if isinstance(model, StochasticClassifier):
+                    logits = model.draw(images, streams.to(images.device), 1)[0]
+                else:
+                    logits = model(images)
+                right = logits.argmax(dim=1) == batch.labels
                 counts[0] += len(images)
                 counts[1] += right.sum()
                 if attack is not None:
-                    streams = Streams(recipe.seed, batch.index).fold("validation")
                     adversarial = attack(model, images, batch.labels, streams)
                     counts[2] += (right & (model(adversarial).argmax(dim=1) == batch.labels)).sum()
         if fabric.world_size > 1:
