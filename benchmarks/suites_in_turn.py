@@ -51,7 +51,8 @@ def in_turn(attacks: list, climbed: nn.Module, judge: nn.Module, images: Tensor,
 def audited(attacks: list, climbed: nn.Module, judge: nn.Module, images: Tensor, labels: Tensor) -> EvaluationRecord:
     """The suite ``fast`` with the budgets of these attacks, the audit on a tenth of the survivors."""
     threat = attacks[0].threat
-    nearest = PGD(threat, steps=20, loss=margin, keep="last", name="nearest")
+    steps = max(1, attacks[0].steps // 5)  # as shortened as the others
+    nearest = PGD(threat, steps=steps, loss=margin, keep="last", name="nearest")
     audit = Audit(attacks=attacks[2:], least=1, share=0.1, ranking=nearest)
     return by_suite(Suite(name="fast", attacks=tuple(attacks[:2]), audit=audit), climbed, judge, images, labels)
 

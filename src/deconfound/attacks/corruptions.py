@@ -39,6 +39,7 @@ class Corruption(HuntingAttack):
     The random numbers of an image are the same at every severity: the same noise, scaled. Departures from the authors'
     code: the result is not rounded to 8 bits, except by JPEG, and the border's pixel goes on where they mirror.
 
+    >>> from deconfound.core.threat import ThreatModel
     >>> Corruption(ThreatModel("linf", "8/255"), kind="contrast", severity=3).settings()["bound"]
     'contrast at severity 3 of 5'
     """

@@ -91,6 +91,7 @@ class FAB(HuntingAttack):
     after 100 steps, from the 40th step on it goes back and waits for the gradient there. Targets are climbed side by
     side; at the end the closest adversarial image outside the ball is projected onto it and tried.
 
+    >>> from deconfound.core.threat import ThreatModel
     >>> FAB(ThreatModel("linf", 0.3)).name, FAB(ThreatModel("linf", 0.3), targets=9).name
     ('fab-100', 'fab-t-100x9')
     """

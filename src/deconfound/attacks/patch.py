@@ -69,6 +69,7 @@ class Patch(HuntingAttack):
     After Brown et al. 2017, with a patch of its own for each image and place instead of one for all under random
     transformations: the stronger attacker. The window starts from a uniform pattern.
 
+    >>> from deconfound.core.threat import ThreatModel
     >>> Patch(ThreatModel("linf", "8/255"), share=0.1).settings()["bound"]
     'one window of at most 10 % of the area'
     """

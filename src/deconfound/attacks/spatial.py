@@ -74,6 +74,7 @@ class RotationTranslation(HuntingAttack):
     walked from the mildest member on, so the image kept is the mildest of it that breaks the example. What comes from
     outside the image is the lower end of the box.
 
+    >>> from deconfound.core.threat import ThreatModel
     >>> len(RotationTranslation(ThreatModel()).members())
     774
     """

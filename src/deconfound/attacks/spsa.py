@@ -126,6 +126,7 @@ class SPSA(HuntingAttack):
     Raises:
         InputError: a setting outside its range.
 
+    >>> from deconfound.core.threat import ThreatModel
     >>> SPSA(ThreatModel("linf", 0.3), steps=30).step
     0.025
     """

@@ -49,6 +49,7 @@ class Square(HuntingAttack):
     row and column can be reached by small squares; an L-infinity square that would change nothing takes the other sign;
     the start counts as a query.
 
+    >>> from deconfound.core.threat import ThreatModel
     >>> Square(ThreatModel("linf", "8/255")).name
     'square-5000'
     """
