@@ -121,6 +121,7 @@ def suites_against_autoattack(
 
     contestants = {name: ours(made, name) for name, made in doubles.items()}
     contestants |= {"fast": fast, "pyautoattack": theirs}
+    contestants = {name: run for name, run in contestants.items() if name in {*options.only, "pyautoattack"}}
     seconds = paired(contestants, options.rounds, warm=False)
     return {
         "n": len(images),
@@ -129,7 +130,9 @@ def suites_against_autoattack(
         "survivors": left,
         "seconds": seconds,
         "summary": faster(seconds, "pyautoattack"),
-        "passes": {name: counted(attacks, made, model, images, labels) for name, made in doubles.items()},
+        "passes": {
+            name: counted(attacks, made, model, images, labels) for name, made in doubles.items() if name in contestants
+        },
         "peak_mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
@@ -277,6 +280,7 @@ def main() -> None:
     parser.add_argument("--survivors", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--only", nargs="+", default=["auto", "32", "fast"], help="contestants of mnist and resnet")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     pin(options.threads)
