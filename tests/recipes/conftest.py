@@ -9,7 +9,7 @@ from deconfound.recipes.training import train
 TINY = {"epochs": 2, "steps": 2, "selection.steps": 1}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def tiny():
     """Changes that make a training on digits last a fraction of a second."""
     return dict(TINY)

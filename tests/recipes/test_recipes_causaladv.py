@@ -134,9 +134,9 @@ def test_its_own_attacks_join_the_adaptive_suite(run, monkeypatch):
 
 @pytest.mark.parametrize(("name", "plain"), [("causaladv-m", "pgd-at"), ("causaladv-t", "trades")])
 def test_without_style_the_weights_are_those_of_the_plain_recipe(tiny, name, plain):
-    tiny |= {"steps": 1, "epochs": 1}
-    first = train(plain, changes=tiny)
-    second = train(name, changes=tiny | {"objective.alpha": 0})
+    changes = tiny | {"steps": 1, "epochs": 1}
+    first = train(plain, changes=changes)
+    second = train(name, changes=changes | {"objective.alpha": 0})
     weights = first.model.state_dict()
     assert all(torch.equal(weights[key], value) for key, value in second.model.state_dict().items())
     shared = {"loss", "accuracy", "validation_robust"}
