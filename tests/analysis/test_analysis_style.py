@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from deconfound.analysis import Origin, StyleParts, analyse_style, bases_of
+from deconfound.analysis import StyleParts, analyse_style, bases_of
 from deconfound.attacks import PGD
+from deconfound.core.origin import Origin
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError

@@ -384,7 +384,7 @@ def test_settings_outside_their_range_are_refused(field, value):
 
 def test_images_need_height_and_width():
     with pytest.raises(InputError, match="height and width"):
-        Square(ThreatModel())(lambda images: images, torch.zeros(2, 9), torch.zeros(2, dtype=torch.int64))
+        Square(ThreatModel())(None, torch.zeros(2, 9), torch.zeros(2, dtype=torch.int64))
 
 
 def test_settings_describe_and_at_moves_the_threat_model_only():

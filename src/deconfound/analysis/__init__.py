@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
-    from deconfound.analysis.origin import Origin
     from deconfound.analysis.style import StyleParts, analyse_style, bases_of
 
 _HOME = {
-    "Origin": "origin",
     "StyleParts": "style",
     "analyse_style": "style",
     "bases_of": "style",
 }
-__all__ = ["Origin", "StyleParts", "analyse_style", "bases_of"]
+__all__ = ["StyleParts", "analyse_style", "bases_of"]
 
 
 __getattr__ = exporter(__name__, _HOME)

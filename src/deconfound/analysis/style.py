@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deconfound.analysis.attacker import attack_fields
 from deconfound.analysis.correlations import measured_correlations, stored_correlations
 from deconfound.analysis.neighbours import nearest, queries, same_class
 from deconfound.analysis.observing import Observed, SplitClassifier, device_of, observe, quiet
-from deconfound.analysis.origin import Origin, attack_fields
 from deconfound.analysis.readers import reader
+from deconfound.core.origin import Origin
 from deconfound.core.pictures import png
 from deconfound.core.protocols import Attack, ImageSource, Monitor
 from deconfound.errors import require

@@ -14,14 +14,12 @@ import torch
 from torch import Tensor
 
 from deconfound.attacks.boundary import boundary
-from deconfound.attacks.harness import Hunt, assault, cut, first_of_each
-from deconfound.attacks.hunting import HuntingAttack
+from deconfound.attacks.harness import Hunt, cut, first_of_each
+from deconfound.attacks.hunting import NearestAttack
 from deconfound.attacks.judging import errs
 from deconfound.attacks.settings import check_threat, count, described, number
 from deconfound.attacks.targets import pairs, targets_of
-from deconfound.core.protocols import Classifier, Judge
-from deconfound.core.streams import Streams
-from deconfound.core.types import Context
+from deconfound.core.protocols import Classifier
 from deconfound.functional import norms
 from deconfound.functional.hyperplanes import move_to_hyperplane
 from deconfound.functional.losses import margin
@@ -56,7 +54,7 @@ class _Closest:
 
 
 @dataclass(frozen=True)
-class FAB(HuntingAttack):
+class FAB(NearestAttack):
     """Fast adaptive boundary attack (Croce & Hein 2020): walks along the decision boundary towards the clean image.
 
     With H the nearest boundary of the model linearised at x, p and q the box-constrained projections of x and of the
@@ -132,29 +130,10 @@ class FAB(HuntingAttack):
     def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
         self._search(surrogate, hunt, None)
 
-    def nearest(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """The closest adversarial image found, at whatever distance; every climb takes all its steps.
-
-        Arguments as in a call; eps serves only the restarts. The clean image comes back where it is misclassified
-        already or nothing was found.
-        """
-
-        def body(surrogate: Classifier, hunt: Hunt) -> None:
-            record = _Closest.none_yet(hunt.images)
-            self._search(surrogate, hunt, record)
-            self._refine(hunt, record)
-
-        # Radius 0 would mean that nothing is searched.
-        return assault(body, self.threat.with_eps(1.0), model, images, labels, streams, context, judge)
+    def _seek(self, surrogate: Classifier, hunt: Hunt) -> None:
+        record = _Closest.none_yet(hunt.images)
+        self._search(surrogate, hunt, record)
+        self._refine(hunt, record)
 
     def _search(self, model: Classifier, hunt: Hunt, record: _Closest | None) -> None:
         """All restarts; ``record`` (for the images of the call) keeps the closest images if no point is to fall."""

@@ -32,6 +32,14 @@ class HuntingAttack(ABC):
     def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
         """Attacks ``hunt.points`` and reports every iterate to ``hunt.drop_fallen``."""
 
+    @property
+    def _begins_clean(self) -> bool:
+        """Whether the first iterate is the clean image itself, which then is not forwarded beforehand."""
+        return False
+
+    def _check(self, images: Tensor) -> None:  # noqa: B027 - most attacks take any images
+        """Refuses images that the attack cannot work on."""
+
     def at(self, threat: ThreatModel) -> Self:
         """The same attack in another threat model."""
         return replace(self, threat=threat)
@@ -60,4 +68,36 @@ class HuntingAttack(ABC):
         Raises:
             InputError: shapes or types that do not fit each other or the attack, a given target that is the label.
         """
-        return assault(self._body, self.threat, model, images, labels, streams, context, judge)
+        self._check(images)
+        given = (model, images, labels, streams, context, judge)
+        return assault(self._body, self.threat, *given, begins_clean=self._begins_clean)
+
+
+@dataclass(frozen=True)
+class NearestAttack(HuntingAttack):
+    """One that also finds the closest adversarial image, at whatever distance."""
+
+    @abstractmethod
+    def _seek(self, surrogate: Classifier, hunt: Hunt) -> None:
+        """Leaves the closest adversarial image of every point among the images of the hunt."""
+
+    def nearest(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        streams: Streams | None = None,
+        context: Context | None = None,
+        *,
+        judge: Judge | Classifier | None = None,
+    ) -> Tensor:
+        """The closest adversarial image met, at whatever distance; the clean one where it errs or none was met.
+
+        Arguments as in a call; every climb takes all its steps. ``threat.distance(found, images)`` measures it.
+
+        Raises:
+            InputError: as in a call.
+        """
+        threat = self.threat.with_eps(1.0)  # radius 0 would mean that nothing is searched
+        given = (model, images, labels, streams, context, judge)
+        return assault(self._seek, threat, *given, begins_clean=self._begins_clean)

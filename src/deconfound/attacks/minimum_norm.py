@@ -9,21 +9,18 @@ Shapes: B examples of the call, N <= B that are still worked on; images, candida
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import Self
+from abc import abstractmethod
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
-from deconfound.attacks.harness import Hunt, assault
+from deconfound.attacks.harness import Hunt
+from deconfound.attacks.hunting import NearestAttack
 from deconfound.attacks.judging import errs
 from deconfound.attacks.points import Points
-from deconfound.core.protocols import Classifier, Judge
-from deconfound.core.streams import Streams
+from deconfound.core.protocols import Classifier
 from deconfound.core.threat import Norm, ThreatModel
-from deconfound.core.types import Context
 from deconfound.errors import InputError
 from deconfound.functional import norms
 
@@ -165,48 +162,8 @@ class Chase:
         self._whole.images[place] = self._best[place]
 
 
-Climb = Callable[[Classifier, Chase], None]
-
-
-def pursue(
-    climb: Climb,
-    threat: ThreatModel,
-    model: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    streams: Streams | None,
-    context: Context | None,
-    judge: Judge | Classifier | None,
-    *,
-    begins_clean: bool,
-    halvings: int | None = None,
-) -> Tensor:
-    """Runs ``climb`` with the guarantees of ``harness.assault``.
-
-    Args:
-        climb: shows every iterate to ``Chase.see`` and goes on with the points that remain.
-        threat: norm, radius and box.
-        model, images, labels, streams, context, judge: as given to the attack.
-        begins_clean: the first iterate is the clean image itself.
-        halvings: None for the ordinary attack; else the closest adversarial image is sought, its distance bisected
-            so often.
-
-    Raises:
-        InputError: shapes or types that do not fit each other.
-    """
-    patient = halvings is not None
-
-    def body(surrogate: Classifier, hunt: Hunt) -> None:
-        chase = Chase(hunt, threat, patient)
-        climb(surrogate, chase)
-        chase.finish(halvings or 0)
-
-    radius = threat.with_eps(1.0) if patient else threat  # eps = 0 would end the search for the closest image
-    return assault(body, radius, model, images, labels, streams, context, judge, begins_clean=begins_clean)
-
-
 @dataclass(frozen=True)
-class MinimumNorm(ABC):
+class MinimumNorm(NearestAttack):
     """An attack that looks for the closest adversarial image: how it is called, in the ball and at any distance.
 
     Subclasses say how they climb; nothing else of this is theirs.
@@ -217,60 +174,22 @@ class MinimumNorm(ABC):
         name: in records, and for the random numbers of an evaluation.
     """
 
-    threat: ThreatModel
     _: KW_ONLY
     halvings: int = 10
     name: str = ""
-
-    @property
-    @abstractmethod
-    def _begins_clean(self) -> bool:
-        """Whether the first iterate is the clean image itself."""
 
     @abstractmethod
     def _climb(self, model: Classifier, chase: Chase) -> None:
         """Shows every iterate to ``Chase.see`` and goes on with the points that remain."""
 
-    def at(self, threat: ThreatModel) -> Self:
-        """The same attack in another threat model."""
-        return replace(self, threat=threat)
+    def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
+        self._pursue(surrogate, hunt, None)
 
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """An adversarial image inside the threat model where one was met, else the clean one, (B, C, H, W).
+    def _seek(self, surrogate: Classifier, hunt: Hunt) -> None:
+        self._pursue(surrogate, hunt, self.halvings)
 
-        Arguments as those of ``PGD``; the context is not used.
-
-        Raises:
-            InputError: shapes or types that do not fit each other.
-        """
-        given = (model, images, labels, streams, context, judge)
-        return pursue(self._climb, self.threat, *given, begins_clean=self._begins_clean)
-
-    def nearest(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams | None = None,
-        context: Context | None = None,
-        *,
-        judge: Judge | Classifier | None = None,
-    ) -> Tensor:
-        """The closest adversarial image met, at whatever distance; the clean one where it errs or none was met.
-
-        Arguments as above. ``threat.distance(found, images)`` measures it; ``eps`` is not used.
-
-        Raises:
-            InputError: shapes or types that do not fit each other.
-        """
-        given = (model, images, labels, streams, context, judge)
-        return pursue(self._climb, self.threat, *given, begins_clean=self._begins_clean, halvings=self.halvings)
+    def _pursue(self, surrogate: Classifier, hunt: Hunt, halvings: int | None) -> None:
+        """Climbs; with halvings it waits for the closest image and bisects its distance so often."""
+        chase = Chase(hunt, self.threat, patient=halvings is not None)
+        self._climb(surrogate, chase)
+        chase.finish(halvings or 0)

@@ -94,9 +94,11 @@ class Square(HuntingAttack):
         shares = (share(query, self.queries, self.p_init, self.rescale) for query in range(self.queries - 1))
         return [side(part, height, width, odd) for part in shares]
 
-    def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
-        shape = tuple(hunt.points.images.shape)
+    def _check(self, images: Tensor) -> None:
+        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         require(len(shape) == 4, "images", shape, "of shape (B, C, H, W): squares need height and width")
+
+    def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
         with torch.no_grad():
             for restart in range(self.restarts):
                 self._search(surrogate, hunt, restart)

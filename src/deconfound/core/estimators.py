@@ -29,7 +29,7 @@ def gathered(tensor: Tensor) -> Tensor:
     The loop gives every process an equal share of a batch, in order, so these are the rows of the whole batch: what
     is computed from them is the same on every process, bit for bit.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if world_size() == 1:
         return tensor
     parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
     torch.distributed.all_gather(parts, tensor.detach().contiguous())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from deconfound.core.protocols import PredictingJudge
 from deconfound.core.threat import ThreatModel
@@ -55,8 +53,9 @@ def recorded(
     n, spread = len(outcomes), _spread(run)
     clean, robust = accuracies(outcomes, spread)
     cost = run.ledger.cost("clean/", "attack/")
+    notes = (*provenance.notes, *_notes(run.ledger, parts.curve is not None, checks is not None))
     return EvaluationRecord(
-        **_origin(provenance),
+        **(provenance.fields() | {"notes": notes}),
         threat=Threat(norm=threat.norm, eps=threat.eps, box=threat.box),
         suite=suite,
         n=n,
@@ -77,7 +76,6 @@ def recorded(
         backwards=cost.backwards,
         seconds=cost.seconds,
         cpu_seconds=cost.cpu_seconds,
-        notes=(*provenance.notes, *_notes(run.ledger, parts.curve is not None, checks is not None)),
     )
 
 
@@ -102,22 +100,6 @@ def _spread(run: Run) -> Spread | None:
         clean_deviation=statistics.stdev(clean),
         robust_deviation=statistics.stdev(robust),
     )
-
-
-def _origin(provenance: Provenance) -> Mapping[str, Any]:
-    names = (
-        "model",
-        "model_digest",
-        "defence",
-        "data",
-        "data_digest",
-        "class_names",
-        "machine",
-        "budget",
-        "precision",
-        "surrogate",
-    )
-    return {name: getattr(provenance, name) for name in names} | {"training": dict(provenance.training)}
 
 
 def _notes(ledger: Ledger, curve: bool, checks: bool) -> list[str]:

@@ -156,8 +156,8 @@ class Run:
 
     def _margin_batch(self, ranking: Attack, places: Tensor) -> dict[str, Any]:
         batch = self.examples.batch(places)
-        images = self.referee.attack(ranking, batch, self._streams(batch).fold("ranking"))
-        logits = self.referee.logits(images, self._streams(batch).fold("ranking"))
+        streams = self._streams(batch).fold("ranking")
+        logits = self.referee.logits(self.referee.attack(ranking, batch, streams), streams)
         return {"margins": margin(logits, batch.labels).nan_to_num(torch.inf).tolist()}
 
     def drawn(self, places: Tensor, count: int) -> Tensor:

@@ -19,9 +19,21 @@ LARGEST_BATCH = 512
 """A convention. Images per second are level between 32 and 64 at 500 million multiply-adds an image and still rise by
 half from 128 to 512 at 0.6 million; a batch is also what a resumed run repeats, so it must not take minutes."""
 
+# One batch of attack steps; several times this is in use while allocators keep what was freed.
+_CPU_BYTES = 2**31
+# Of an accelerator's memory; the rest is for the library's own scratch and for whoever shares the device.
+_ACCELERATOR_SHARE = 0.3
+
 # While the gradient passes a layer, that of its output and of its input exist beside what was saved; the library's
 # own scratch for a convolution is of the same order.
 _GRADIENTS_ALIVE = 3
+
+
+def memory_bound(device: torch.device) -> int:
+    """Bytes that one batch may take: 2 GiB, on a CUDA device 30 % of its memory."""
+    if device.type != "cuda":
+        return _CPU_BYTES
+    return int(_ACCELERATOR_SHARE * torch.cuda.get_device_properties(device).total_memory)
 
 
 def multiply_adds(model: nn.Module, images: Tensor) -> int:

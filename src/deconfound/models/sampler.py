@@ -16,14 +16,13 @@ from deconfound.core.streams import Streams
 from deconfound.errors import InputError, require
 from deconfound.functional import sampling
 from deconfound.functional.sampling import ACCEPTANCES, GRID, Acceptance, Slope
+from deconfound.models.footprint import memory_bound
 from deconfound.models.network import whole
 
 Version = Literal["v1", "v2"]
 Centres = Literal["grid", "cells", "random"]
 Scope = Literal["example", "batch"]
 LARGEST_AMPLITUDE = 2.0
-# As evaluations allow themselves: a fixed amount on a processor, a share of an accelerator's memory.
-CPU_BYTES, ACCELERATOR_SHARE = 2**31, 0.3
 # Random words and what hashing and firing them takes at the same time, in bytes for each number drawn.
 _BYTES_PER_NUMBER = 32
 # On a processor random numbers are three times as fast while they stay in its cache.
@@ -96,11 +95,7 @@ class Sampling:
 
     def memory_on(self, device: torch.device) -> int:
         """The bound in bytes."""
-        if self.memory is not None:
-            return self.memory
-        if device.type != "cuda":
-            return CPU_BYTES
-        return int(ACCELERATOR_SHARE * torch.cuda.get_device_properties(device).total_memory)
+        return memory_bound(device) if self.memory is None else self.memory
 
 
 class Sampler:

@@ -9,16 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deconfound.analysis import Origin
+from deconfound.core.origin import Origin
 from deconfound.core.protocols import ImageSource, Monitor
 from deconfound.data import load as load_data
 from deconfound.errors import InputError, require, unknown_name
-from deconfound.recipes import machine
 from deconfound.recipes.loading import Loaded, load_run
 from deconfound.recipes.players import folder_of
 from deconfound.recipes.schema import Recipe
 from deconfound.recipes.styling import style_analysis
-from deconfound.recipes.targets import check_fit, chosen, data_of_run, device_of, training_facts
+from deconfound.recipes.targets import check_fit, chosen, data_of_run, device_of, origin_facts
 from deconfound.records import AnalysisRecord
 from deconfound.reporting import analysis_files
 from deconfound.store import write_bytes, write_text
@@ -179,16 +178,7 @@ def _scene(look: Look, loaded: Loaded, recipe: Recipe, device: torch.device, mon
     test = load_data(name, size=recipe.image_size, parts=("test",)).test
     assert test is not None  # load refuses data without the part that is asked for
     check_fit(loaded, test, name)
-    origin = Origin(
-        model=loaded.name,
-        model_digest=loaded.digest,
-        defence=recipe.recipe,
-        data=test.name,
-        data_digest=test.digest(),
-        class_names=tuple(test.class_names),
-        machine=machine.describe(device),
-        training=training_facts(recipe),
-    )
+    origin = Origin(**origin_facts(loaded, test, device))
     index = chosen(len(test), look.n, look.sample)
     return Scene(look=look, loaded=loaded, recipe=recipe, test=test, index=index, origin=origin, monitor=monitor)
 

@@ -18,7 +18,7 @@ from deconfound.models.ciiv import CiiV
 from deconfound.models.ciiv_surrogates import SampledSurrogate
 from deconfound.models.sampler import Centres, Sampling, Scope, Version
 from deconfound.objectives.ciiv import STAIRS, CiiVAdversarialTraining, CiiVTraining, ViewLoss
-from deconfound.recipes.entries import ObjectiveSettings, inner_attack
+from deconfound.recipes.entries import ObjectiveSettings, inner_attack, single_step
 from deconfound.training.settings import Settings, Share
 
 if TYPE_CHECKING:
@@ -111,12 +111,7 @@ def ciiv_at(model: nn.Module, recipe: Recipe) -> Objective:
 def _attack(kind: str, recipe: Recipe) -> Attack:
     if kind == "pgd":
         return inner_attack(recipe)
-    if recipe.steps != 1:
-        raise InputError(
-            "steps", recipe.steps, f"1 for the attack {kind}, which takes a single step (pgd takes several)"
-        )
-    make = FGSM if kind == "fgsm" else FGSMRS
-    return make(recipe.threat, step_size=recipe.step_size, keep="last", mode=recipe.attack_mode)
+    return single_step(recipe, FGSM if kind == "fgsm" else FGSMRS, f"the attack {kind}", "pgd")
 
 
 def _loss(model: nn.Module, recipe: Recipe) -> ViewLoss:

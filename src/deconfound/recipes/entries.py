@@ -10,6 +10,7 @@ from torch import nn
 
 from deconfound.attacks import PGD
 from deconfound.core.protocols import Attack, Objective
+from deconfound.errors import InputError
 from deconfound.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +32,23 @@ class Entry:
     build: Callable[[nn.Module, Recipe], Objective]
     adversarial: bool = True
     stochastic: bool = False
+
+
+def single_step(recipe: Recipe, make: Callable[..., Attack], kind: str, several: str) -> Attack:
+    """A one-step attack as an inner maximiser.
+
+    Args:
+        recipe: its threat model, step size and mode.
+        make: the attack's class.
+        kind: how a message calls it.
+        several: what a message names for more steps.
+
+    Raises:
+        InputError: a recipe with more than one step.
+    """
+    if recipe.steps != 1:
+        raise InputError("steps", recipe.steps, f"1 for {kind}, which takes a single step ({several} takes several)")
+    return make(recipe.threat, step_size=recipe.step_size, keep="last", mode=recipe.attack_mode)
 
 
 def inner_attack(recipe: Recipe, **changes: Any) -> Attack:

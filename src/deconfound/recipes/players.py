@@ -1,4 +1,4 @@
-"""The objective of a run with all its players as they were when training ended."""
+"""The objective of a run with all its players, as they were in the epoch that was kept."""
 
 from __future__ import annotations
 

@@ -16,12 +16,8 @@ from deconfound.core.protocols import ImageSource, StochasticClassifier
 from deconfound.core.streams import Streams
 from deconfound.errors import InputError
 from deconfound.models.fast import ITSELF, FastSurrogate, Precision, fast_surrogate
-from deconfound.models.footprint import batch_size_within
+from deconfound.models.footprint import batch_size_within, memory_bound
 
-# One batch of attack steps; several times this is in use while allocators keep what was freed.
-CPU_BYTES = 2**31
-# Of an accelerator's memory; the rest is for the library's own scratch and for whoever shares the device.
-ACCELERATOR_SHARE = 0.3
 # Beyond this no network gains speed, and a batch is what a kill loses.
 LARGEST = 256
 _LOOKED_AT = 32
@@ -121,7 +117,4 @@ def classes_of(model: nn.Module, images: Tensor) -> int:
 def _batch_size(model: nn.Module, images: Tensor, stochastic: bool) -> int:
     if stochastic:  # its draws cannot be looked into; each is taken by itself
         return LARGEST // 4
-    limit = CPU_BYTES
-    if images.is_cuda:
-        limit = int(ACCELERATOR_SHARE * torch.cuda.get_device_properties(images.device).total_memory)
-    return min(LARGEST, batch_size_within(model, images, limit))
+    return min(LARGEST, batch_size_within(model, images, memory_bound(images.device)))

@@ -16,7 +16,7 @@ from deconfound.objectives import AdversarialTraining, Standard, Trades
 from deconfound.recipes.baselines import BPFCSettings, MixupSettings, bpfc, mixup
 from deconfound.recipes.causal import CausalAdvSettings, causaladv_m, causaladv_t
 from deconfound.recipes.ciiv import CiiVAdversarialSettings, CiiVSettings, ciiv, ciiv_at
-from deconfound.recipes.entries import Entry, ObjectiveSettings, inner_attack
+from deconfound.recipes.entries import Entry, ObjectiveSettings, inner_attack, single_step
 
 if TYPE_CHECKING:
     from deconfound.recipes.schema import Recipe
@@ -33,9 +33,7 @@ def _pgd_at(model: nn.Module, recipe: Recipe) -> Objective:
 
 
 def _fgsm_rs(model: nn.Module, recipe: Recipe) -> Objective:
-    if recipe.steps != 1:
-        raise InputError("steps", recipe.steps, "1 for fgsm-rs, which takes a single step (pgd-at takes several)")
-    attack = FGSMRS(recipe.threat, step_size=recipe.step_size, keep="last", mode=recipe.attack_mode)
+    attack = single_step(recipe, FGSMRS, "fgsm-rs", "pgd-at")
     return AdversarialTraining(model, attack, warmup=recipe.eps_warmup)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,9 @@ def evaluate_target(
         labels=None,
         index=index,
         threat=threat,
-        provenance=replace(_provenance(loaded, test, judging, device), notes=_notes(loaded, judging)),
+        provenance=Provenance(
+            **origin_facts(loaded, test, device), budget=judging.budget, notes=_notes(loaded, judging)
+        ),
         declared=of_run(target.target, loaded) if judging.suite == "adaptive" else (),
         sources=tuple(load(source).to(device) for source in target.transfer_from),
         radii=family_radii(family),
@@ -232,22 +234,22 @@ def _notes(loaded: Loaded, judging: Judging) -> tuple[str, ...]:
     return ("bare weights: attacks that a training objective declares need its run and were left out",)
 
 
-def _provenance(loaded: Loaded, test: ImageSource, judging: Judging, device: torch.device) -> Provenance:
+def origin_facts(loaded: Loaded, test: ImageSource, device: torch.device) -> dict[str, Any]:
+    """What is known of a network and its test images, by the fields of ``core.origin.Origin``."""
     recipe = loaded.recipe
-    return Provenance(
-        model=loaded.name,
-        model_digest=loaded.digest,
-        defence=recipe.recipe if recipe else "",
-        data=test.name,
-        data_digest=test.digest(),
-        class_names=test.class_names,
-        machine=machine.describe(device),
-        budget=judging.budget,
-        training=training_facts(recipe),
-    )
+    return {
+        "model": loaded.name,
+        "model_digest": loaded.digest,
+        "defence": recipe.recipe if recipe else "",
+        "data": test.name,
+        "data_digest": test.digest(),
+        "class_names": test.class_names,
+        "machine": machine.describe(device),
+        "training": _training_facts(recipe),
+    }
 
 
-def training_facts(recipe: Recipe | None) -> dict[str, Any]:
+def _training_facts(recipe: Recipe | None) -> dict[str, Any]:
     """What a record says about the training of a network; nothing for foreign weights."""
     if recipe is None:
         return {}

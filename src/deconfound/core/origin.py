@@ -1,4 +1,4 @@
-"""Where an analysis' model and data came from, as its record states it."""
+"""Where the model and the data of a record came from."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from deconfound.core.protocols import Attack
-from deconfound.records import Attacker, Machine, Threat
+from deconfound.records import Machine
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What an analysis cannot know by itself and its record must say.
+    """What judging or looking into a model cannot know by itself and its record must say.
 
     Attributes:
         model: name of the network or its run.
         model_digest: hash of its weights.
-        defence: name of the recipe that trained it.
+        defence: name of the objective or recipe that trained it, if known.
         data: name of the data set and split.
         data_digest: hash of what it holds.
         class_names: one for each class.
         machine: where the figures are measured.
-        precision: of the network.
+        precision: of the network, the judge where it is judged.
         training: what is to be said about the training, ready for JSON.
         notes: sentences for the reader.
     """
@@ -42,12 +41,3 @@ class Origin:
         """The record's fields of these names."""
         named = {one.name: getattr(self, one.name) for one in fields(self)}
         return named | {"training": dict(self.training)}
-
-
-def attack_fields(attack: Attack) -> dict[str, Any]:
-    """The record's fields on the attack: its threat model, its name and every setting."""
-    threat = attack.threat
-    return {
-        "threat": Threat(norm=threat.norm, eps=threat.eps, box=threat.box),
-        "attack": Attacker(name=attack.name, settings=attack.settings()),
-    }
