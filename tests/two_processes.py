@@ -13,8 +13,11 @@ from deconfound.attacks import PGD
 from deconfound.attacks.losses import kl_to_reference
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
+from deconfound.models.ciiv import CiiV
+from deconfound.models.ciiv_surrogates import SampledSurrogate
+from deconfound.models.sampler import Sampling
 from deconfound.models.style_branch import StyleBranch
-from deconfound.objectives import AdversarialTraining, CausalAdv, Standard, Trades
+from deconfound.objectives import AdversarialTraining, CausalAdv, CiiVAdversarialTraining, Standard, Trades
 from deconfound.objectives.styled import StyleLoss
 from deconfound.recipes.compute import first_decides
 from deconfound.training import AveragingSettings, Hooks, LoopSettings, SelectionSettings, fit
@@ -61,6 +64,13 @@ def causaladv(seed):
     return CausalAdv(SplitNet(seed), branch, attack), settings(epochs=3, precision="64-true")
 
 
+def ciiv(seed):
+    model = CiiV(SplitNet(seed, channels=3), Sampling(loops=4), channels=1, size=8)
+    attack = PGD(THREAT, steps=2, keep="last")
+    objective = CiiVAdversarialTraining(model, attack, SampledSurrogate(model, wide=True))
+    return objective, settings(epochs=3, precision="64-true")
+
+
 CASES = {
     "standard": standard,
     "pgd-at": pgd_at,
@@ -68,6 +78,7 @@ CASES = {
     "dropout": dropout,
     "game": game,
     "causaladv": causaladv,
+    "ciiv": ciiv,
 }
 
 
