@@ -152,13 +152,14 @@ def test_without_survivors_there_is_nothing_to_audit():
     assert record.attacks[1].attacked == 0
 
 
-def test_the_nearest_are_attacked_before_a_sample_of_the_rest():
+def test_the_nearest_and_a_sample_of_the_rest_are_attacked_together():
     ahead = tuple(range(59, 29, -1))
     nearing = Nearing(ahead=ahead)
     record, slow, _ = audited(ranking=nearing)
     audit, nearest = record.audit, [number for number in ahead if number not in WRONG][:10]
     assert (audit.nearest, audit.nearest_fell, audit.sampled, audit.fell, audit.complete) == (10, 0, 20, 0, False)
-    assert sorted(slow[:10]) == sorted(nearest)
+    assert {*nearest} < {*slow}
+    assert slow == sorted(slow)  # one batch, in the order of the examples
     assert len(slow) == len(set(slow)) == 30
     assert audit.bound == brute(LEFT - 10, 20) / COUNT
     assert len(nearing.given) == LEFT
@@ -167,28 +168,52 @@ def test_the_nearest_are_attacked_before_a_sample_of_the_rest():
 
 
 def test_one_of_the_nearest_that_falls_brings_the_next_ones_in_but_not_all():
-    ahead = tuple(range(59, 29, -1))
-    near = [number for number in ahead if number not in WRONG]
+    ahead = tuple(range(59, -1, -1))
+    near = [number for number in ahead if number not in (*WRONG, *EARLY)]
     quiet = audited(ranking=Nearing(ahead=ahead), victims=near[:1])
-    record, slow, slower = audited(ranking=Nearing(ahead=ahead), victims=near[3:5], second=near[12:13])
+    drawn = {*quiet[1][:30]} - {*near[:10]}
+    onwards = [number for number in near[10:] if number not in drawn]
+    assert (quiet[0].audit.nearest, quiet[0].audit.nearest_fell, quiet[0].audit.fell) == (20, 1, 0)
+    assert [len(quiet[1]), len(drawn), sorted(quiet[1][30:])] == [40, 20, sorted(onwards[:10])]
+    assert quiet[0].audit.bound == brute(LEFT - 10, 20) / COUNT  # nothing of the rest fell: the sample's bound
+
+    record, slow, slower = audited(ranking=Nearing(ahead=ahead), victims=near[3:5], second=onwards[2:3])
     audit = record.audit
-    assert (audit.nearest, audit.nearest_fell) == (30, 3)
+    assert (audit.nearest, audit.nearest_fell) == (10 + len(onwards[:20]), 3)
     assert (audit.sampled, audit.fell, audit.complete) == (20, 0, False)
-    assert audit.bound == brute(LEFT - 30, 20) / COUNT
-    assert (quiet[0].audit.nearest, quiet[0].audit.nearest_fell) == (20, 1)
-    assert [len(quiet[1][:20]), sorted(quiet[1][:20])] == [20, sorted(near[:20])]
-    assert len(slow) == len(set(slow)) == 50
-    assert {*near} < {*slow[:30]}
+    assert audit.bound == min(LEFT - audit.nearest - 20, brute(LEFT - 10, 20) - 1) / COUNT
+    assert len(slow) == len(set(slow)) == audit.nearest + 20
+    assert {*near[:10], *onwards[:20], *drawn} == {*slow}
     assert set(slower) == {*slow} - {*near[3:5]}
     assert record.robust_accuracy == (LEFT - 3) / COUNT
+
+
+def test_what_falls_behind_the_sample_leaves_less_to_fall():
+    """The bound counts victims of the rest: each that is found later is one less, down to none."""
+    ahead = tuple(number for number in range(59, -1, -1) if number not in (*WRONG, *EARLY))
+    first = audited(ranking=Nearing(ahead=ahead))[1]
+    behind = [number for number in ahead[10:] if number not in first][:6]
+    record, _, _ = audited(ranking=Nearing(ahead=ahead), victims=(ahead[0], *behind))
+    assert (record.audit.fell, record.audit.nearest_fell, record.audit.complete) == (0, 7, False)
+    assert record.audit.bound == max(0, brute(LEFT - 10, 20) - 6) / COUNT
 
 
 def test_all_may_be_near_and_all_may_fall():
     everything = {*range(COUNT)} - {*WRONG, *EARLY}
     record, slow, _ = audited(ranking=Nearing(), victims=everything)
-    assert (record.audit.nearest, record.audit.nearest_fell, record.audit.sampled) == (LEFT, LEFT, 0)
+    assert (record.audit.nearest, record.audit.sampled, record.audit.fell) == (10, 20, 20)
     assert (record.audit.complete, record.audit.bound, record.robust_accuracy) == (True, 0, 0)
     assert sorted(slow) == sorted(everything)
+
+
+def test_nearest_after_nearest_may_be_all_that_is_left():
+    ahead = tuple(number for number in range(59, -1, -1) if number not in (*WRONG, *EARLY))
+    first = audited(ranking=Nearing(ahead=ahead))[1]
+    drawn = {*first} - {*ahead[:10]}
+    record, slow, _ = audited(ranking=Nearing(ahead=ahead), victims={*ahead} - drawn)
+    assert (record.audit.nearest, record.audit.sampled, record.audit.fell) == (LEFT - 20, 20, 0)
+    assert (record.audit.complete, record.audit.bound, record.robust_accuracy) == (True, 0, 20 / COUNT)
+    assert sorted(slow) == sorted(ahead)
 
 
 def test_what_is_nearest_does_not_depend_on_the_batches():

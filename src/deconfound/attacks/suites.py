@@ -112,7 +112,7 @@ def quick(setting: Setting) -> Suite:
 def fast(setting: Setting) -> Suite:
     """APGD-CE and APGD-T on everything; FAB-T and Square on a sample of the survivors, on all of them if one falls.
 
-    Before the sample, the survivors that PGD-20 on the margin brings nearest to falling are audited.
+    Beside the sample, the survivors that PGD-20 on the margin brings nearest to falling are audited.
     """
     slow = (targeted_fab(setting), Square(setting.threat))
     nearest = PGD(setting.threat, steps=20, loss=margin, keep="last", name="nearest")

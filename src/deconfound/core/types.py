@@ -91,8 +91,8 @@ class DeclaredAttack:
 class Audit:
     """Slow attacks that run on a random sample of the survivors, and on all of them if one of it falls.
 
-    What a fast attack brings nearest to falling is attacked before the sample is drawn from the rest: half as many
-    as the sample holds, as many again where one of them falls, and so on.
+    What a fast attack brings nearest to falling is attacked together with the sample, which is drawn from the rest:
+    half as many as the sample holds, as many again where one of them falls, and so on.
 
     Attributes:
         attacks: in order, each on what the earlier ones left standing.
