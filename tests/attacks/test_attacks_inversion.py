@@ -22,10 +22,8 @@ class Recorded(nn.Module):
     def __init__(self, recorded):
         super().__init__()
         self.conv, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(32, 5)
-        state = {
-            f"{layer}.{kind}": recorded[f"{layer}_{kind}"] for layer in ("conv", "fc") for kind in ("weight", "bias")
-        }
-        self.load_state_dict(state)
+        names = ("conv.weight", "conv.bias", "fc.weight", "fc.bias")
+        self.load_state_dict({name: recorded[name.replace(".", "_")] for name in names})
 
     def forward(self, images):
         return self.fc(nn.functional.adaptive_avg_pool2d(self.conv(images).tanh(), 2).flatten(1))

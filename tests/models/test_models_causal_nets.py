@@ -192,6 +192,36 @@ def test_other_networks_are_cut_where_they_are_split():
     assert probed_shape(feature_cut(split), torch.rand(1, 1, 8, 8)) == (4, 8, 8)
 
 
+class TimmLike(nn.Module):
+    """A transformer with timm's methods: tokens, their mean, a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.norm, self.fc = nn.Conv2d(1, 6, 4, stride=4), nn.LayerNorm(6), nn.Linear(6, 4)
+
+    def forward_features(self, images):
+        return self.norm(self.embed(images).flatten(2).transpose(1, 2))
+
+    def forward_head(self, tokens, pre_logits=False):
+        pooled = tokens.mean(dim=1)
+        return pooled if pre_logits else self.fc(pooled)
+
+    def get_classifier(self):
+        return self.fc
+
+    def forward(self, images):
+        return self.forward_head(self.forward_features(images))
+
+
+def test_timm_networks_are_cut_at_their_tokens_or_at_a_named_layer():
+    images, split = torch.rand(2, 1, 8, 8), split_model(TimmLike().eval())
+    cut = feature_cut(split, probe=images)
+    assert probed_shape(cut, images) == (4, 6)
+    assert probed_shape(split, images) == (6,)  # the other cut, before the last layer, is untouched
+    assert torch.equal(cut.head(cut.features(images)), split(images))
+    assert probed_shape(feature_cut(split, "embed"), images) == (6, 2, 2)
+
+
 def test_ciiv_is_cut_at_its_expected_views():
     model = CiiV(SplitNet(channels=3), Sampling(loops=3), channels=1, size=8, mean=0.5, std=0.25).eval()
     images = torch.rand(2, 1, 8, 8)

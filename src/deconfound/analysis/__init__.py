@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
-    from deconfound.analysis.causal_kinds import KINDS, Kinds, causal_kinds, inversion_distances, kind_logits
+    from deconfound.analysis.causal_kinds import KINDS, Kinds, inversion_distances, kind_logits, observe_kinds
     from deconfound.analysis.style import StyleParts, analyse_style, bases_of
 
 _HOME = {
@@ -16,9 +16,9 @@ _HOME = {
     "StyleParts": "style",
     "analyse_style": "style",
     "bases_of": "style",
-    "causal_kinds": "causal_kinds",
     "inversion_distances": "causal_kinds",
     "kind_logits": "causal_kinds",
+    "observe_kinds": "causal_kinds",
 }
 __all__ = [
     "KINDS",
@@ -26,9 +26,9 @@ __all__ = [
     "StyleParts",
     "analyse_style",
     "bases_of",
-    "causal_kinds",
     "inversion_distances",
     "kind_logits",
+    "observe_kinds",
 ]
 
 

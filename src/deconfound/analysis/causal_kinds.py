@@ -79,7 +79,7 @@ class Kinds:
         return float(log_product(self.labels, *pair).mean())
 
 
-def causal_kinds(
+def observe_kinds(
     causal: CausalFeatures,
     test_function: nn.Module | None,
     source: ImageSource,
@@ -156,7 +156,7 @@ def inversion_distances(
         model: an ordinary classifier: the reference's network, or the one that was inoculated.
         causal: the reference, with h.
         inversion: as ``attacks.causal_inversion`` makes it.
-        source, index, attack, seed, batch_size, device, monitor: as in ``causal_kinds``; the attack is on the model.
+        source, index, attack, seed, batch_size, device, monitor: as in ``observe_kinds``; the attack is on the model.
     """
     rows: list[dict[str, Tensor]] = []
     with quiet(torch.device(device), model, causal, causal.network):

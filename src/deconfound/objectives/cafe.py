@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Literal, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,26 @@ from deconfound.core.types import Batch, DeclaredAttack, Loss, Progress, Step
 from deconfound.errors import InputError, require
 from deconfound.functional.consistency import pooled
 from deconfound.functional.losses import kl_divergence
+from deconfound.objectives.clean_pass import weight_versions
 
 Reference = Literal["frozen", "live"]
+
+
+class Found(NamedTuple):
+    """The causal inversion of a batch, and what it belongs to."""
+
+    batch: Batch
+    adversarial: Tensor
+    streams: Streams
+    versions: list[tuple[int, int]]
+    images: Tensor
+
+    def fits(self, batch: Batch, adversarial: Tensor, streams: Streams, model: nn.Module) -> bool:
+        """Whether it is that of these images, streams and weights."""
+        if batch.images is not self.batch.images or streams is not self.streams:
+            return False
+        same = adversarial is self.adversarial or torch.equal(adversarial, self.adversarial)
+        return same and weight_versions(model) == self.versions
 
 
 class Inoculated:
@@ -75,6 +93,7 @@ class Inoculated:
         self.detach_target, self.model = detach_target, host.players()["model"]
         self.climbed = self.model if climbed is None else climbed
         self.causal = causal.around(self.model) if reference == "live" else causal
+        self._found: Found | None = None
         self._fixed = causal.hypothesis if reference == "live" else cast(nn.Module, causal)
         if weight > 0:
             self._check_apart()
@@ -102,6 +121,7 @@ class Inoculated:
             if adversarial is None:
                 adversarial = self.host.craft(batch, progress, streams)
             yield replace(step, loss=self._closure(step.loss, batch, adversarial, streams), adversarial=adversarial)
+        self._found = None
 
     def target(self, images: Tensor, adversarial: Tensor) -> Tensor:
         """What the inversion aims at: logits (B, K) of f(x) + h(Z), constant."""
@@ -131,7 +151,7 @@ class Inoculated:
     def _added(self, loss: Callable[[], Loss], batch: Batch, adversarial: Tensor, streams: Streams) -> Loss:
         if self.weight == 0:
             return loss()
-        inverted = self.invert(batch.images, batch.labels, adversarial, streams)
+        inverted = self._inverted(batch, adversarial, streams)
         found = loss()
         perturbed = found.adversarial
         if perturbed is None:
@@ -141,6 +161,14 @@ class Inoculated:
         term = kl_divergence(perturbed, causal).mean()
         parts = {**found.parts, "causal_kl": term.detach()}
         return Loss(found.total + self.weight * term, parts, found.logits, perturbed)
+
+    def _inverted(self, batch: Batch, adversarial: Tensor, streams: Streams) -> Tensor:
+        """x_causal, once for each batch and weights: a loss moves the running statistics that the inversion sees."""
+        held = self._found
+        if held is None or not held.fits(batch, adversarial, streams, self.model):
+            made = self.invert(batch.images, batch.labels, adversarial, streams)
+            held = self._found = Found(batch, adversarial, streams, weight_versions(self.model), made)
+        return held.images
 
     def _predicted(self, images: Tensor, streams: Streams) -> Tensor:
         """Logits (B, K). A network that looks at random looks with the numbers that the host's loss looks with."""
