@@ -64,7 +64,7 @@ def recording(shared, name):
 
 def test_both_updates_follow_the_recorded_gradients(shared):
     recorded = recording(shared, "cafe_game_gradients")
-    network, h, g = Maps(recorded["head_weight"], recorded["head_bias"]), None, None
+    network = Maps(recorded["head_weight"], recorded["head_bias"])
     h, g = recorded_net(recorded, "h"), recorded_net(recorded, "g")
     game = AMRGMM(CausalFeatureMap(network, h), g, ATTACK, penalty=float(recorded["lambda_"]))
     play = Play(recorded["features_natural"], recorded["residual"], recorded["labels"])
@@ -268,7 +268,7 @@ def test_without_a_test_function_and_with_a_random_one():
 def test_lambda_bounds_the_test_function():
     distances = []
     for penalty in (0.1, 10.0):
-        objective, batch = game(penalty=penalty), batch_of(32)
+        objective, batch = game("vectors", penalty=penalty), batch_of(32)
         found = [loss for _ in range(20) for player, loss in take(objective, batch, 0.02) if player == "g"]
         distances.append(float(found[-1].parts["distance"]))
     assert distances[1] < 0.8 * distances[0]

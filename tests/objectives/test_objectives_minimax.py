@@ -116,7 +116,7 @@ def test_a_step_of_g_then_one_of_h_against_the_new_g():
     h, g = line(0.5), line(1.0)
     objective = Minimax(h, g, values, penalty=2.0)
     t, z, y = batch.images.T
-    first, second = objective.steps(batch, None, None), None
+    first = objective.steps(batch, None, None)
     step = next(first)
     assert step.player == "g"
     loss = step.loss()
