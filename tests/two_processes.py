@@ -9,18 +9,27 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from deconfound.attacks import PGD
+from deconfound.attacks import PGD, causal_inversion
 from deconfound.attacks.losses import kl_to_reference
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
+from deconfound.models import CausalFeatureMap, causal_net
 from deconfound.models.ciiv import CiiV
 from deconfound.models.ciiv_surrogates import SampledSurrogate
 from deconfound.models.sampler import Sampling
 from deconfound.models.style_branch import StyleBranch
-from deconfound.objectives import AdversarialTraining, CausalAdv, CiiVAdversarialTraining, Standard, Trades
+from deconfound.objectives import (
+    AMRGMM,
+    AdversarialTraining,
+    CausalAdv,
+    CiiVAdversarialTraining,
+    Inoculated,
+    Standard,
+    Trades,
+)
 from deconfound.objectives.styled import StyleLoss
 from deconfound.recipes.compute import first_decides
-from deconfound.training import AveragingSettings, Hooks, LoopSettings, SelectionSettings, fit
+from deconfound.training import AveragingSettings, Hooks, LoopSettings, OptimizerSettings, SelectionSettings, fit
 from toys import Game, MemoryCheckpoints, SplitNet, ToySource, tiny_net
 
 THREAT = ThreatModel("linf", 0.1)
@@ -71,6 +80,19 @@ def ciiv(seed):
     return objective, settings(epochs=3, precision="64-true")
 
 
+def amr_gmm(seed):
+    causal = CausalFeatureMap(tiny_net(seed, norm=True), causal_net((4, 8, 8), seed=seed), "2")
+    game = AMRGMM(causal, causal_net((4, 8, 8), role="g", seed=seed), PGD(THREAT, steps=2, keep="last"))
+    adamw = OptimizerSettings(name="adamw", amsgrad=True, weight_decay=1e-5)
+    return game, settings(epochs=2, lr=1e-3, players={"h": adamw, "g": adamw})
+
+
+def cafe(seed):
+    causal = CausalFeatureMap(tiny_net(seed + 7, norm=True), causal_net((4, 8, 8), seed=seed), "2")
+    host = AdversarialTraining(tiny_net(seed), PGD(THREAT, steps=2, keep="last"))
+    return Inoculated(host, causal, causal_inversion(0.05, 2)), settings(epochs=2, precision="64-true")
+
+
 CASES = {
     "standard": standard,
     "pgd-at": pgd_at,
@@ -79,6 +101,8 @@ CASES = {
     "game": game,
     "causaladv": causaladv,
     "ciiv": ciiv,
+    "amr-gmm": amr_gmm,
+    "cafe": cafe,
 }
 
 

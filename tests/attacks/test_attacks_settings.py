@@ -103,11 +103,13 @@ def test_losses_call_the_model_once_and_agree_with_their_formulas():
         "cross_entropy": -q.log()[torch.arange(6), labels],
         "margin": lead,
         "kl_to_reference": (p * (p / q).log()).sum(1),
+        "closeness_to_target": (q * (p / q).log()).sum(1),
     }
     assert set(expected) == set(LOSSES)
     for name, value in expected.items():
         calls.clear()
-        found = named(name)(model, None, labels, {"reference_logits": reference, "target": target})
+        context = {"reference_logits": reference, "target_logits": reference, "target": target}
+        found = named(name)(model, None, labels, context)
         torch.testing.assert_close(found, value)
         assert calls == [1]
         assert name_of(LOSSES[name]) == name

@@ -21,8 +21,10 @@ NARROW = {
     "vgg11": {"width": 4},
     "vgg13": {"width": 4},
     "vgg16": {"width": 4},
+    "vit": {"width": 12, "depth": 2},
     "wrn": {"depth": 10, "widen": 1},
 }
+RANKS = {"mlp": 2, "vit": 3}  # vectors and tokens; all others have maps
 HEAVY = ("wrn-28-10", "wrn-34-10")
 LIGHT = [name for name in names() if name not in HEAVY]
 SIZES = [16, 28, 32, (33, 40)]
@@ -109,7 +111,7 @@ def test_is_traceable_as_a_whole(name):
     assert torch.equal(fx.symbolic_trace(model)(images), model(images))
 
 
-@pytest.mark.parametrize("name", ["small", "resnet20", "wrn", "vgg11"])
+@pytest.mark.parametrize("name", ["small", "resnet20", "wrn", "vgg11", "vit"])
 def test_compiles_into_one_graph(name):
     model, images = make(name, mean=0.5, std=0.25), pictures(3, 32)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
@@ -117,11 +119,11 @@ def test_compiles_into_one_graph(name):
 
 
 @pytest.mark.parametrize("name", LIGHT)
-def test_last_map_is_a_map_valued_cut(name):
+def test_last_map_is_a_cut_before_pooling(name):
     model, images = make(name, mean=0.5, std=0.25), pictures(3, 32)
     parts = split_model(model, model.last_map)
     maps = parts.features(images)
-    assert maps.ndim == 4
+    assert maps.ndim == RANKS.get(name, 4)
     assert torch.equal(parts.head(maps), model(images))
     assert parts.last is model.last
 
@@ -143,7 +145,7 @@ def test_wrong_channel_count_is_refused(name):
         make(name, channels=3)(pictures(1, 32))
 
 
-@pytest.mark.parametrize("name", ["small", "lenet5", "smallcnn"])
+@pytest.mark.parametrize("name", ["small", "lenet5", "smallcnn", "mlp", "vit"])
 def test_networks_of_fixed_size_refuse_another_one(name):
     with pytest.raises(InputError, match="images: got '32 x 28 pixels'; expected 28 x 28 pixels"):
         make(name, size=28)(pictures(3, (32, 28)))
@@ -200,6 +202,9 @@ def test_convolutions_start_by_he():
         ("smallcnn", {"dropout": -0.1}, "dropout"),
         ("vgg16", {"hidden": -1}, "hidden"),
         ("resnet18", {"mean": 0.5}, "std"),
+        ("vit", {"heads": 5}, "width"),
+        ("vit", {"patch": 33}, "patch"),
+        ("mlp", {"depth": 0}, "depth"),
     ],
 )
 def test_bad_values_are_named(name, changes, field):

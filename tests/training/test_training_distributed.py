@@ -60,7 +60,8 @@ def test_ranks_end_with_equal_weights_statistics_and_buffers(ranks, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "tolerance"), [("standard", 1e-5), ("pgd-at", 1e-10), ("game", 1e-5), ("causaladv", 1e-9), ("ciiv", 1e-9)]
+    ("name", "tolerance"),
+    [("standard", 1e-5), ("pgd-at", 1e-10), ("game", 1e-5), ("causaladv", 1e-9), ("ciiv", 1e-9), ("cafe", 1e-9)],
 )
 def test_two_processes_end_where_one_does(ranks, name, tolerance):
     alone = two_processes.one_process(name)
@@ -86,6 +87,18 @@ def test_running_covariances_and_basis_are_those_of_one_process(ranks):
         bases.append(branch.basis(players["model/last.weight"]).matrix)
     torch.testing.assert_close(bases[1], bases[0], rtol=0, atol=1e-7)
     assert torch.equal(bases[1], bases[2])
+
+
+@pytest.mark.parametrize(("name", "player", "trained"), [("amr-gmm", "model", "hg"), ("cafe", "causal", ("model",))])
+def test_a_frozen_player_is_the_first_processs_start_on_all(ranks, name, player, trained):
+    start = two_processes.CASES[name](0)[0].players()
+    for rank in ranks:
+        found = rank[name]["players"]
+        for key, value in start[player].state_dict().items():
+            assert torch.equal(found[f"{player}/{key}"].to(value.dtype), value)
+        for other in trained:
+            before = start[other].state_dict()
+            assert any(not torch.equal(found[f"{other}/{key}"], value) for key, value in before.items())
 
 
 def test_batchnorm_saw_every_pass_and_its_statistics_moved(ranks):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from deconfound.attacks.fmn import FMN
     from deconfound.attacks.gradient import PGD
     from deconfound.attacks.in_turn import InTurn
+    from deconfound.attacks.inversion import causal_inversion
     from deconfound.attacks.noise import Noise
     from deconfound.attacks.patch import Patch
     from deconfound.attacks.registry import ATTACKS, about, make, names
@@ -49,6 +50,7 @@ _HOME = {
     "Square": "square",
     "Suite": "suites",
     "about": "registry",
+    "causal_inversion": "inversion",
     "make": "registry",
     "names": "registry",
     "suite": "suites",
@@ -75,6 +77,7 @@ __all__ = [
     "Square",
     "Suite",
     "about",
+    "causal_inversion",
     "make",
     "names",
     "suite",

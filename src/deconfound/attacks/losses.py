@@ -49,6 +49,19 @@ def kl_to_reference(model: Classifier, images: Tensor, labels: Tensor, context: 
     return losses.kl_divergence(context["reference_logits"], _logits(model, images))
 
 
+def closeness_to_target(model: Classifier, images: Tensor, labels: Tensor, context: Context) -> Tensor:
+    """-KL(softmax(z(x)) || softmax(t)) with t = ``context["target_logits"]`` (B, K): 0 where both predict alike.
+
+    Climbing it is causal inversion (Kim et al. 2023), see ``attacks.causal_inversion``.
+
+    Raises:
+        InputError: the context holds no target logits.
+    """
+    if "target_logits" not in context:
+        raise InputError("context", sorted(context), "'target_logits' (B, K), what the images should be seen as")
+    return -losses.kl_divergence(_logits(model, images), context["target_logits"])
+
+
 def confident_margin(model: Classifier, images: Tensor, labels: Tensor, context: Context) -> Tensor:
     """min(max_{k != y} z_k - z_y, 50): the margin with Carlini & Wagner's confidence of 50 (Madry et al. 2018)."""
     return margin(model, images, labels, context).clamp_max(CONFIDENCE)
@@ -103,6 +116,7 @@ def _lead(logits: Tensor, labels: Tensor, context: Context) -> Tensor:
 
 LOSSES: Mapping[str, AttackLoss] = MappingProxyType(
     {
+        "closeness_to_target": closeness_to_target,
         "confident_margin": confident_margin,
         "cross_entropy": cross_entropy,
         "dlr": dlr,

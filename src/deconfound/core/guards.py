@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Mode = Literal["eval", "train", "keep"]
 
@@ -44,6 +45,20 @@ def moded(mode: Mode, *modules: object) -> Iterator[None]:
     finally:
         for module, training in found:
             module.training = training
+
+
+@contextmanager
+def statistics_kept(*modules: object) -> Iterator[None]:
+    """BatchNorm in train mode normalises by the batch as ever, but its running statistics do not move inside."""
+    found = [m for module in modules if isinstance(module, nn.Module) for m in module.modules()]
+    moving = [m for m in found if isinstance(m, _BatchNorm) and m.track_running_stats]
+    try:
+        for module in moving:
+            module.track_running_stats = False
+        yield
+    finally:
+        for module in moving:
+            module.track_running_stats = True
 
 
 def evaluating(*modules: object) -> AbstractContextManager[None]:

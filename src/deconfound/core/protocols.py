@@ -81,6 +81,29 @@ class StylePredictor(Protocol):
     def correction(self, labels: Tensor, ratio: float) -> Tensor: ...
 
 
+@runtime_checkable
+class CausalFeatures(Protocol):
+    """A classifier cut at a feature map, and the hypothesis model h of the adversarial feature Z = f(x~) - f(x).
+
+    ``network`` is the classifier itself. ``causal`` is the adversarial causal prediction, the logits (B, K) of
+    f(x) + h(Z). ``around`` is the same h in another network, cut at the same place.
+    """
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    @property
+    def hypothesis(self) -> nn.Module: ...
+
+    def features(self, images: Tensor, /) -> Tensor: ...
+
+    def head(self, features: Tensor, /) -> Tensor: ...
+
+    def causal(self, natural: Tensor, adversarial: Tensor, /) -> Tensor: ...
+
+    def around(self, network: nn.Module, /) -> CausalFeatures: ...
+
+
 class AttackLoss(Protocol):
     """What an attack climbs: one number per example, higher is more adversarial.
 

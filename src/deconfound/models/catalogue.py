@@ -14,12 +14,14 @@ from torch import nn
 
 from deconfound.errors import unknown_name
 from deconfound.models.external import PREFIXES, build_external, is_external
+from deconfound.models.mlp import MLP
 from deconfound.models.network import Network, Size
 from deconfound.models.normalise import Levels
 from deconfound.models.preact_resnet import PreActResNet
 from deconfound.models.resnet import ResNet
 from deconfound.models.small import LeNet5, Small, SmallCNN
 from deconfound.models.vgg import VGG
+from deconfound.models.vit import ViT
 from deconfound.models.wide_resnet import WideResNet
 
 
@@ -33,6 +35,7 @@ _BASICS = ("classes", "channels", "size", "mean", "std")
 _ENTRIES: Mapping[str, _Entry] = MappingProxyType(
     {
         "lenet5": _Entry(LeNet5, {}),
+        "mlp": _Entry(MLP, {}),
         "preact-resnet18": _Entry(PreActResNet, {"blocks": (2, 2, 2, 2), "bottleneck": False}),
         "preact-resnet50": _Entry(PreActResNet, {"blocks": (3, 4, 6, 3), "bottleneck": True}),
         "resnet18": _Entry(ResNet, {"blocks": (2, 2, 2, 2), "bottleneck": False, "shortcut": "projection"}),
@@ -44,6 +47,7 @@ _ENTRIES: Mapping[str, _Entry] = MappingProxyType(
         "vgg11": _Entry(VGG, {"depth": 11}),
         "vgg13": _Entry(VGG, {"depth": 13}),
         "vgg16": _Entry(VGG, {"depth": 16}),
+        "vit": _Entry(ViT, {}),
         "wrn": _Entry(WideResNet, {}),
         "wrn-28-10": _Entry(WideResNet, {"depth": 28, "widen": 10}),
         "wrn-34-10": _Entry(WideResNet, {"depth": 34, "widen": 10}),

@@ -65,7 +65,8 @@ class Network(nn.Module, ABC):
     Attributes:
         minimum: smallest side that the network takes.
         one_size: whether the linear layers fix the size, so that other images are refused.
-        last_map: name of the layer whose output is the last map (B, c, h, w) before pooling.
+        last_map: name of the layer whose output is the last map (B, c, h, w) before pooling; of a transformer its
+            tokens (B, T, D), of a network without either its last hidden vector.
         aliases: parts of the parameter names in well-known checkpoints, with ours; "" drops a part.
     """
 

@@ -8,17 +8,23 @@ from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
     from deconfound.objectives.adversarial import AdversarialTraining
+    from deconfound.objectives.amr_gmm import AMRGMM
     from deconfound.objectives.bpfc import BPFC
+    from deconfound.objectives.cafe import Inoculated
     from deconfound.objectives.causaladv import CausalAdv
     from deconfound.objectives.ciiv import CiiVAdversarialTraining, CiiVTraining, ViewLoss
+    from deconfound.objectives.minimax import Minimax
     from deconfound.objectives.mixup import Mixup
     from deconfound.objectives.standard import Standard
     from deconfound.objectives.trades import Trades
 
 _HOME = {
+    "AMRGMM": "amr_gmm",
     "AdversarialTraining": "adversarial",
     "BPFC": "bpfc",
     "CausalAdv": "causaladv",
+    "Inoculated": "cafe",
+    "Minimax": "minimax",
     "Mixup": "mixup",
     "CiiVAdversarialTraining": "ciiv",
     "CiiVTraining": "ciiv",
@@ -27,11 +33,14 @@ _HOME = {
     "ViewLoss": "ciiv",
 }
 __all__ = [
+    "AMRGMM",
     "AdversarialTraining",
     "BPFC",
     "CausalAdv",
     "CiiVAdversarialTraining",
     "CiiVTraining",
+    "Inoculated",
+    "Minimax",
     "Mixup",
     "Standard",
     "Trades",

@@ -27,16 +27,16 @@ class CleanPass:
         self.images, self.basis = images, basis
         self.natural = None if features is None else features.detach()
         self._graph, self._model = features, model
-        self._weights = _versions(model)
+        self._weights = weight_versions(model)
 
     def take(self) -> Tensor | None:
         """The features with their graph, once and for unchanged weights; None otherwise."""
-        if self._graph is None or _versions(self._model) != self._weights:
+        if self._graph is None or weight_versions(self._model) != self._weights:
             return None
         features, self._graph = self._graph, None
         return features
 
 
-def _versions(model: nn.Module) -> list[tuple[int, int]]:
+def weight_versions(model: nn.Module) -> list[tuple[int, int]]:
     """Tells any weight that was replaced or written to; a flag set and put back, as guards do, changes nothing."""
     return [(id(parameter), parameter._version) for parameter in model.parameters()]

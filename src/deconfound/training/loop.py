@@ -145,7 +145,8 @@ class _Run:
         steps = iter(self.objective.steps(batch, progress, streams.fold("objective")))
         while (step := self._next(steps)) is not None:
             self._step(step, batch, rate)
-        average_buffers(self.fabric, self.state.players.values())
+        # What is not trained is equal already, and a mean over processes could round it.
+        average_buffers(self.fabric, [self.state.players[name] for name in self.state.optimizers])
         if self.state.average:
             self.state.average.after_step(self.state.players["model"])
         self.state.images += len(batch.labels) * self.fabric.world_size
