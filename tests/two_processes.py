@@ -14,7 +14,7 @@ from deconfound.attacks.losses import kl_to_reference
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
 from deconfound.models.style_branch import StyleBranch
-from deconfound.objectives import AdversarialTraining, CausalAdv, Standard, Trades
+from deconfound.objectives import AdversarialTraining, CausalAdv, Standard, Trades, WeightPerturbed
 from deconfound.objectives.styled import StyleLoss
 from deconfound.recipes.compute import first_decides
 from deconfound.training import AveragingSettings, Hooks, LoopSettings, SelectionSettings, fit
@@ -61,6 +61,16 @@ def causaladv(seed):
     return CausalAdv(SplitNet(seed), branch, attack), settings(epochs=3, precision="64-true")
 
 
+def awp(seed):
+    attack = PGD(THREAT, steps=2, keep="last", loss=kl_to_reference, start="gaussian")
+    return WeightPerturbed(Trades(tiny_net(seed), attack), gamma=0.05), settings(epochs=3, precision="64-true")
+
+
+def awp_style(seed):
+    host, chosen = causaladv(seed)
+    return WeightPerturbed(host, gamma=0.05), chosen
+
+
 CASES = {
     "standard": standard,
     "pgd-at": pgd_at,
@@ -68,6 +78,8 @@ CASES = {
     "dropout": dropout,
     "game": game,
     "causaladv": causaladv,
+    "awp": awp,
+    "awp-style": awp_style,
 }
 
 

@@ -14,7 +14,7 @@ from deconfound.core.types import DeclaredAttack, Progress
 from deconfound.recipes import resolve
 from deconfound.recipes.loading import build_model
 from deconfound.recipes.registry import OBJECTIVES, build_objective
-from toys import ToySource
+from toys import ToySource, stand_ins
 
 COUNT, CLASSES = 12, 4
 
@@ -34,7 +34,7 @@ def case(request):
     recipe = recipe_of(request.param)
     torch.manual_seed(3)
     model = build_model(recipe, CLASSES, (1, 8, 8))
-    objective = build_objective(model, recipe)
+    objective = build_objective(model, recipe, stand_ins(recipe, CLASSES, (1, 8, 8)))
     for player in objective.players().values():
         player.train()
     batch = next(ToySource(COUNT, CLASSES).batches([torch.arange(COUNT)]))
@@ -122,6 +122,8 @@ def test_a_step_moves_its_player_and_no_other(case):
         with step.scope():
             step.loss().total.backward(inputs=parameters)
         assert any(p.grad is not None and bool(p.grad.any()) for p in parameters)
+        frozen = [p for name, player in players.items() for p in player.parameters() if not p.requires_grad]
+        assert all(p.grad is None for p in frozen)
         others = [p for name, player in players.items() if name != step.player for p in player.parameters()]
         assert all(p.grad is None or not p.grad.any() for p in others)
         for name, player in players.items():

@@ -46,11 +46,16 @@ class Progress:
 
 
 class Loss(NamedTuple):
-    """A scalar to minimise, its named parts (detached scalars, for the log) and the logits it came from, if any."""
+    """A scalar to minimise, its named parts (detached scalars, for the log) and the logits it came from, if any.
+
+    ``adversarial`` are the logits (B, K) of the adversarial images with their graph, so that a wrapper that adds a term
+    to them needs no second forward.
+    """
 
     total: Tensor
     parts: Mapping[str, Tensor]
     logits: Tensor | None = None
+    adversarial: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,15 @@ class Step:
     Attributes:
         player: name of the module whose parameters move; no other player's do.
         loss: evaluates the loss. It may be called again with the same result: estimators are updated outside it.
-        scope: entered around evaluation and backward, left before the optimiser steps, e.g. a weight perturbation.
+        scope: entered before the loss and in its precision, left after backward, before gradients are averaged and
+            the optimiser steps, e.g. a weight perturbation. What it changes it puts back when it is left.
+        adversarial: the adversarial images (B, C, H, W) that the loss is taken at, if any.
     """
 
     player: str
     loss: Callable[[], Loss]
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext
+    adversarial: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

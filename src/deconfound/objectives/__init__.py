@@ -8,10 +8,14 @@ from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
     from deconfound.objectives.adversarial import AdversarialTraining
+    from deconfound.objectives.awp import WeightPerturbed
     from deconfound.objectives.bpfc import BPFC
     from deconfound.objectives.causaladv import CausalAdv
     from deconfound.objectives.ciiv import CiiVAdversarialTraining, CiiVTraining, ViewLoss
+    from deconfound.objectives.help import Help
+    from deconfound.objectives.mart import Mart
     from deconfound.objectives.mixup import Mixup
+    from deconfound.objectives.smoothing import Smoothing
     from deconfound.objectives.standard import Standard
     from deconfound.objectives.trades import Trades
 
@@ -19,12 +23,16 @@ _HOME = {
     "AdversarialTraining": "adversarial",
     "BPFC": "bpfc",
     "CausalAdv": "causaladv",
+    "Help": "help",
+    "Mart": "mart",
     "Mixup": "mixup",
     "CiiVAdversarialTraining": "ciiv",
     "CiiVTraining": "ciiv",
+    "Smoothing": "smoothing",
     "Standard": "standard",
     "Trades": "trades",
     "ViewLoss": "ciiv",
+    "WeightPerturbed": "awp",
 }
 __all__ = [
     "AdversarialTraining",
@@ -32,10 +40,14 @@ __all__ = [
     "CausalAdv",
     "CiiVAdversarialTraining",
     "CiiVTraining",
+    "Help",
+    "Mart",
     "Mixup",
+    "Smoothing",
     "Standard",
     "Trades",
     "ViewLoss",
+    "WeightPerturbed",
 ]
 
 

@@ -44,7 +44,7 @@ class AdversarialTraining:
         """Batch mean of CE(z(x~), y)."""
         logits = self.model(adversarial)
         total = cross_entropy(logits, batch.labels).mean()
-        return Loss(total, {"adversarial_cross_entropy": total.detach()}, logits.detach())
+        return Loss(total, {"adversarial_cross_entropy": total.detach()}, logits.detach(), logits)
 
     def steps(self, batch: Batch, progress: Progress, streams: Streams) -> Iterator[Step]:
         """One step of the model."""

@@ -134,7 +134,7 @@ class CausalAdv:
         content = self._content(clean, self._split.head(perturbed), batch.labels)
         shift = self._shift(natural, perturbed, held.basis.matrix, batch.labels, self.ratio * ramp(progress))
         total = content.total + self.alpha * ramp(progress) * shift
-        return Loss(total, {**content.parts, "style_shift": shift.detach()}, content.logits)
+        return content._replace(total=total, parts={**content.parts, "style_shift": shift.detach()})
 
     def steps(self, batch: Batch, progress: Progress, streams: Streams) -> Iterator[Step]:
         """A step of the style branch, then one of the model; of the model alone where alpha is 0."""
@@ -145,7 +145,7 @@ class CausalAdv:
         try:
             adversarial = self.craft(batch, progress, streams)
             yield Step("style", StyleUpdate(self._style, held, batch.labels, self.ratio * ramp(progress)))
-            yield Step("model", lambda: self.loss(batch, adversarial, progress, streams))
+            yield Step("model", lambda: self.loss(batch, adversarial, progress, streams), adversarial=adversarial)
         finally:
             if self._held is held:
                 self._held = None
@@ -191,7 +191,8 @@ class CausalAdv:
             assert clean is not None
             parts["cross_entropy"] = cross_entropy(clean, labels).mean()
             total = total + self.clean_weight * parts["cross_entropy"]
-        return Loss(total, {name: part.detach() for name, part in parts.items()}, perturbed.detach())
+        found = {name: part.detach() for name, part in parts.items()}
+        return Loss(total, found, perturbed.detach(), perturbed)
 
     def _shift(self, natural: Tensor, perturbed: Tensor, matrix: Tensor, labels: Tensor, ratio: float) -> Tensor:
         """The style term, a scalar: the branch in evaluation and fixed, gradient to both features."""

@@ -92,7 +92,8 @@ class ViewLoss:
             apart = consistency(features, exposure, self.distance, self.against).mean()
             total = total + factor * apart
             parts |= {"consistency": apart.detach(), "consistency_weight": apart.new_tensor(factor)}
-        return Loss(total, parts, pooled(logits, exposure).detach())
+        predicted = pooled(logits, exposure)
+        return Loss(total, parts, predicted.detach(), predicted)
 
 
 def _every_view(logits: Tensor, labels: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ def composed_steps(
 ) -> Iterator[Step]:
     """One step whose loss is ``objective.loss(batch, objective.craft(batch))``; the images are crafted once."""
     adversarial = objective.craft(batch, progress, streams)
-    yield Step(player, lambda: objective.loss(batch, adversarial, progress, streams))
+    yield Step(player, lambda: objective.loss(batch, adversarial, progress, streams), adversarial=adversarial)
 
 
 def warmed(attack: Attack, progress: Progress, warmup: float) -> Attack:

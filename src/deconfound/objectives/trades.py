@@ -55,7 +55,7 @@ class Trades:
         natural = cross_entropy(clean, batch.labels).mean()
         divergence = kl_divergence(clean, perturbed).mean()
         parts = {"cross_entropy": natural.detach(), "kl": divergence.detach()}
-        return Loss(natural + self.beta * divergence, parts, perturbed.detach())
+        return Loss(natural + self.beta * divergence, parts, perturbed.detach(), perturbed)
 
     def steps(self, batch: Batch, progress: Progress, streams: Streams) -> Iterator[Step]:
         """One step of the model."""

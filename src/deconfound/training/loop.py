@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 
 import torch
 from lightning_fabric import Fabric
@@ -145,7 +146,8 @@ class _Run:
         steps = iter(self.objective.steps(batch, progress, streams.fold("objective")))
         while (step := self._next(steps)) is not None:
             self._step(step, batch, rate)
-        average_buffers(self.fabric, self.state.players.values())
+        # What is not trained is equal already, and a mean over processes could round it.
+        average_buffers(self.fabric, [self.state.players[name] for name in self.state.optimizers])
         if self.state.average:
             self.state.average.after_step(self.state.players["model"])
         self.state.images += len(batch.labels) * self.fabric.world_size
@@ -168,8 +170,9 @@ class _Run:
         player, optimizer = self.state.players[step.player], self.state.optimizers[step.player]
         parameters = [p for p in player.parameters() if p.requires_grad]
         optimizer.zero_grad(set_to_none=True)
-        with step.scope():
+        with ExitStack() as stack:
             with self.fabric.autocast():
+                stack.enter_context(step.scope())
                 loss = step.loss()
             loss.total.backward(inputs=parameters)
         average_gradients(self.fabric, parameters)
