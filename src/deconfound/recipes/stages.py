@@ -29,7 +29,7 @@ INHERITED = (
     "seed",
     "precision",
 )
-"""What a stage has in common with the recipe that builds on it, unless it says otherwise itself."""
+"""What a stage has in common with the recipe that builds on it, and what is held out, unless it says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,7 @@ def planned(recipe: Recipe, run: Path | None) -> tuple[Plan, ...]:
 
 def _resolved(name: str, how: Mapping[str, Any], recipe: Recipe, earlier: Mapping[str, str]) -> Recipe:
     common = recipe.model_dump(mode="json", include=set(INHERITED))
+    common["selection"] = {"size": recipe.selection.size}  # the same images are held out from all
     if "norm" in how:  # another norm has another radius
         del common["eps"]
     try:
