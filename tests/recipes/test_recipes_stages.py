@@ -9,7 +9,8 @@ import torch
 
 from deconfound.errors import InputError
 from deconfound.models import Smoothed
-from deconfound.objectives import CausalAdv, Help, Mart, Smoothing, Trades, WeightPerturbed
+from deconfound.objectives import AdversarialTraining, CausalAdv, Help, Mart, Smoothing, Trades, WeightPerturbed
+from deconfound.recipes.entries import Entry, ObjectiveSettings, inner_attack
 from deconfound.recipes.loading import build_model, load_run
 from deconfound.recipes.players import restored
 from deconfound.recipes.registry import OBJECTIVES, build_objective
@@ -223,6 +224,66 @@ class TestGiven:
                 "help", out=run, changes=without_stages(), stages={"standard": run / "stages/standard"}, overwrite=True
             )
         assert contents(run) == before
+
+
+class TestChain:
+    """Three in a row, where the second builds on the first as well: what a pipeline of any length comes down to."""
+
+    CHANGES = SMALL | {"epochs": 1, "steps": 1, "objective": "third"}
+    STAGES = {
+        "stages.standard": {"epochs": 1, "batch_size": 16},
+        "stages.help": {"epochs": 1, "steps": 1, "batch_size": 16},
+    }
+
+    @pytest.fixture(autouse=True)
+    def third(self, monkeypatch):
+        seen = []
+
+        def build(model, recipe, stages):
+            seen.append(stages)
+            return AdversarialTraining(model, inner_attack(recipe))
+
+        stages = {"standard": "standard", "help": "help"}
+        monkeypatch.setitem(OBJECTIVES, "third", Entry("a test", ObjectiveSettings, build, stages=stages))
+        return seen
+
+    def run(self, out, stages=None, **changes):
+        chosen = {**self.CHANGES, **(self.STAGES if stages is None else {}), **changes}
+        return train("pgd-at", data="stage_data:make", out=out, changes=chosen, stages=stages, resume=out is not None)
+
+    def test_the_second_builds_on_the_first_and_the_last_on_both(self, tmp_path, third):
+        made = self.run(tmp_path / "r")
+        assert made.record.stages.keys() == {"standard", "help"}
+        middle = TrainingRecord.read(tmp_path / "r" / "stages" / "help" / "record.json")
+        assert middle.stages["standard"] == made.record.stages["standard"]
+        assert not (tmp_path / "r" / "stages" / "help" / "stages").exists()
+        last = third[-1]
+        for name, value in last["standard"].model.state_dict().items():
+            assert torch.equal(value, last["help"].players["standard"].state_dict()[name])
+        memory = self.run(None)
+        for name, value in made.model.state_dict().items():
+            assert torch.equal(value, memory.model.state_dict()[name])
+        loaded = load_run(tmp_path / "r")
+        assert restored(tmp_path / "r", loaded, loaded.recipe).players().keys() == {"model"}
+
+    def test_given_ones_must_be_built_on_each_other(self, tmp_path):
+        first, second = tmp_path / "r" / "stages" / "standard", tmp_path / "r" / "stages" / "help"
+        made = self.run(tmp_path / "r")
+        both = self.run(tmp_path / "both", {"standard": first, "help": second})
+        for name, value in made.model.state_dict().items():
+            assert torch.equal(value, both.model.state_dict()[name])
+        other = standard_run(tmp_path / "other", epochs=3).path
+        message = r"stages\.help: got .* expected a run built on the same standard as this one, .*other"
+        with pytest.raises(InputError, match=message):
+            self.run(tmp_path / "new", {"standard": other, "help": second})
+        with pytest.raises(InputError, match="one still to be trained"):
+            self.run(tmp_path / "new", {"help": second})
+        assert not (tmp_path / "new").exists()
+
+    def test_a_change_of_one_stage_is_refused_and_named(self, tmp_path):
+        self.run(tmp_path / "r")
+        with pytest.raises(InputError, match=r"resume: got .stages=.*'epochs': 2"):
+            self.run(tmp_path / "r", **{"stages.standard": {"epochs": 2, "batch_size": 16}})
 
 
 class TestSettings:

@@ -112,4 +112,5 @@ def default_path(wanted: Certifying, sigma: float) -> Path:
         for short, key in (("n0-", "selection_draws"), ("draws", "draws"), ("alpha", "alpha"), ("seed", "seed"))
         if getattr(settings, key) != getattr(usual, key)
     ]
-    return folder_of(wanted.run).path / ("-".join(words) + ".json")
+    place = Path(wanted.run)
+    return (place.parent if place.is_file() else place) / ("-".join(words) + ".json")

@@ -25,7 +25,7 @@ class ObjectiveSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A finished stage of a run, as the objectives of later ones take it.
+    """A finished stage of a run, as the objectives of later ones take it; several may, so none trains it further.
 
     Attributes:
         recipe: that it was trained with.

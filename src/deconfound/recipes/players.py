@@ -11,7 +11,7 @@ from deconfound.core.protocols import Objective
 from deconfound.models import fit_state
 from deconfound.recipes.entries import Stage
 from deconfound.recipes.loading import Loaded, build_model
-from deconfound.recipes.registry import build_objective
+from deconfound.recipes.registry import OBJECTIVES, build_objective
 from deconfound.recipes.schema import Recipe, validated
 from deconfound.store import RunFolder, read_weights
 
@@ -44,10 +44,11 @@ def restored(run: str | Path, loaded: Loaded, recipe: Recipe) -> Objective:
 def unread(loaded: Loaded, recipe: Recipe) -> Objective:
     """The objective of a run around its network, the other players not yet read."""
     stages: dict[str, Stage] = {}
-    for name, facts in ((loaded.metadata or {}).get("stages") or {}).items():
+    known = (loaded.metadata or {}).get("stages") or {}
+    for name in (name for name in OBJECTIVES[recipe.objective.name].stages if name in known):
         assert loaded.class_names is not None  # stages are written beside them
         assert loaded.shape is not None
-        plain = {key: value for key, value in facts.items() if key != DIGEST}
+        plain = {key: value for key, value in known[name].items() if key != DIGEST}
         stages[name] = untrained(validated(plain, f"stages.{name}"), len(loaded.class_names), loaded.shape, stages)
     return build_objective(loaded.model, recipe, stages)
 
