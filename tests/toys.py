@@ -183,3 +183,14 @@ class SplitNet(nn.Module):
 
     def forward(self, images):
         return self.head(self.features(images))
+
+
+def stand_ins(recipe, classes, shape):
+    """The stages that a recipe builds on, untrained."""
+    from deconfound.recipes.players import untrained
+    from deconfound.recipes.stages import planned
+
+    found = {}
+    for plan in planned(recipe, None):
+        found[plan.name] = untrained(plan.recipe, classes, shape, found)
+    return found

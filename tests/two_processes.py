@@ -26,6 +26,7 @@ from deconfound.objectives import (
     Inoculated,
     Standard,
     Trades,
+    WeightPerturbed,
 )
 from deconfound.objectives.styled import StyleLoss
 from deconfound.recipes.compute import first_decides
@@ -93,6 +94,16 @@ def cafe(seed):
     return Inoculated(host, causal, causal_inversion(0.05, 2)), settings(epochs=2, precision="64-true")
 
 
+def awp(seed):
+    attack = PGD(THREAT, steps=2, keep="last", loss=kl_to_reference, start="gaussian")
+    return WeightPerturbed(Trades(tiny_net(seed), attack), gamma=0.05), settings(epochs=3, precision="64-true")
+
+
+def awp_style(seed):
+    host, chosen = causaladv(seed)
+    return WeightPerturbed(host, gamma=0.05), chosen
+
+
 CASES = {
     "standard": standard,
     "pgd-at": pgd_at,
@@ -103,6 +114,8 @@ CASES = {
     "ciiv": ciiv,
     "amr-gmm": amr_gmm,
     "cafe": cafe,
+    "awp": awp,
+    "awp-style": awp_style,
 }
 
 

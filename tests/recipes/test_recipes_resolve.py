@@ -14,11 +14,12 @@ from deconfound.data.families import FAMILIES
 from deconfound.errors import InputError
 from deconfound.models.ciiv import CiiV
 from deconfound.models.footprint import multiply_adds
+from deconfound.recipes.hosts import under_noise
 from deconfound.recipes.loading import build_model
 from deconfound.recipes.registry import OBJECTIVES, build_objective
 from deconfound.recipes.resolve import about, family_radius, merged, names, read_spec, resolve
 from deconfound.recipes.schema import validated
-from toys import SplitNet
+from toys import SplitNet, stand_ins
 
 SNAPSHOT = Path(__file__).with_name("pgd-at-mnist.yaml")
 
@@ -31,9 +32,11 @@ def recipe(spec="pgd-at", family="digits", data="digits", **changes):
 def test_every_recipe_resolves_for_every_family(name, family):
     found = recipe(name, family)
     assert (found.recipe, found.family) == (name, family)
-    assert found.eps == family_radius(family, "linf")
+    assert found.norm == ("l2" if name == "smoothing" else "linf")
+    assert found.eps == family_radius(family, found.norm)
     model = SplitNet() if found.sampler is None else CiiV(SplitNet(channels=3), channels=1, size=8)
-    assert build_objective(model, found).players()
+    small = found.model_copy(update={"model": "small", "model_options": {}, "normalisation": None})
+    assert build_objective(under_noise(model, found), found, stand_ins(small, 4, (1, 8, 8))).players()
     again = validated(yaml.safe_load(found.to_yaml()))
     assert again == found
     assert again.digest() == found.digest()

@@ -61,7 +61,16 @@ def test_ranks_end_with_equal_weights_statistics_and_buffers(ranks, name):
 
 @pytest.mark.parametrize(
     ("name", "tolerance"),
-    [("standard", 1e-5), ("pgd-at", 1e-10), ("game", 1e-5), ("causaladv", 1e-9), ("ciiv", 1e-9), ("cafe", 1e-9)],
+    [
+        ("standard", 1e-5),
+        ("pgd-at", 1e-10),
+        ("game", 1e-5),
+        ("causaladv", 1e-9),
+        ("ciiv", 1e-9),
+        ("cafe", 1e-9),
+        ("awp", 1e-9),
+        ("awp-style", 1e-9),
+    ],
 )
 def test_two_processes_end_where_one_does(ranks, name, tolerance):
     alone = two_processes.one_process(name)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from deconfound.cli.analyzing import analyze
+from deconfound.cli.certifying import certify
 from deconfound.cli.options import Data, Json, Overwrite, Quiet, accelerator_of, devices_of, numbers_of
 from deconfound.cli.screen import Screen, logged
 from deconfound.errors import InputError
@@ -92,6 +93,9 @@ def train(
         list[str],
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of RUN/recipe.yaml; may be repeated."),
     ] = [],  # noqa: B006 (typer copies it)
+    standard: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Finished run for the stage standard of recipe help.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     overwrite: Overwrite = False,
     devices: Annotated[str, typer.Option(metavar="N", help="Devices of this machine, a number or auto.")] = "1",
@@ -128,6 +132,7 @@ def train(
             model=model,
             out=out or default_run(recipe, data),
             changes=words,
+            stages={name: run for name, run in {"standard": standard}.items() if run is not None},
             resume=resume,
             overwrite=overwrite,
             compute=compute,
@@ -238,6 +243,7 @@ def evaluate(
 
 
 app.command()(analyze)
+app.command()(certify)
 
 
 @app.command()

@@ -5,6 +5,8 @@ Shapes: B examples of this process's share, K classes, D features, R rank.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +36,20 @@ def gathered(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
     torch.distributed.all_gather(parts, tensor.detach().contiguous())
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def averaged(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The mean of each tensor over processes, in one message per dtype; the tensors themselves in one process."""
+    found = list(tensors)
+    for dtype in {tensor.dtype: None for tensor in found} if world_size() > 1 else ():
+        places = [place for place, tensor in enumerate(found) if tensor.dtype == dtype]
+        joined = torch.cat([found[place].flatten() for place in places])
+        torch.distributed.all_reduce(joined)
+        parts = torch.split(joined.div_(world_size()), [found[place].numel() for place in places])
+        for place, part in zip(places, parts, strict=True):
+            found[place] = part.view(found[place].shape)
+    return found
 
 
 def world_size() -> int:

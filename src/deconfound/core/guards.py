@@ -67,6 +67,19 @@ def evaluating(*modules: object) -> AbstractContextManager[None]:
 
 
 @contextmanager
+def buffers_kept(*modules: object) -> Iterator[None]:
+    """Buffers of the modules (BatchNorm statistics, counters) come back bit for bit as they were."""
+    found = [b for module in modules if isinstance(module, nn.Module) for b in module.buffers()]
+    saved = [buffer.detach().clone() for buffer in found]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(found, saved, strict=True):
+                buffer.copy_(value)
+
+
+@contextmanager
 def working_folder_importable() -> Iterator[None]:
     """Modules in the working folder can be imported inside; a console script does not look there by itself."""
     here = str(Path.cwd())

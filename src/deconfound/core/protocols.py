@@ -39,6 +39,15 @@ class StochasticClassifier(Protocol):
     def draw(self, images: Tensor, streams: Streams, draws: int) -> Tensor: ...
 
 
+class NoisyClassifier(Protocol):
+    """A classifier under Gaussian noise of ``sigma``; draws are numbered, and each is the same in any company."""
+
+    @property
+    def sigma(self) -> float: ...
+
+    def draw(self, images: Tensor, streams: Streams, draws: int, first: int = 0) -> Tensor: ...
+
+
 @runtime_checkable
 class ViewedClassifier(Protocol):
     """A classifier that looks several times: features (V, B, D), logits (V, B, K), exposure (V, B)."""

@@ -65,7 +65,8 @@ class Step:
     Attributes:
         player: name of the module whose parameters move; no other player's do.
         loss: evaluates the loss. It may be called again with the same result: estimators are updated outside it.
-        scope: entered around evaluation and backward, left before the optimiser steps, e.g. a weight perturbation.
+        scope: entered before the loss and in its precision, left after backward, before gradients are averaged and
+            the optimiser steps, e.g. a weight perturbation. What it changes it puts back when it is left.
         adversarial: the adversarial images (B, C, H, W) that the loss is taken at, if any.
     """
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
+    from deconfound.evaluation.certifying import Certification, certify
     from deconfound.evaluation.judging import evaluate
     from deconfound.evaluation.majority import Majority
     from deconfound.evaluation.masking import verdict
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
     from deconfound.evaluation.scene import Probes
 
 _HOME = {
+    "Certification": "certifying",
     "Majority": "majority",
     "Probes": "scene",
     "Provenance": "provenance",
+    "certify": "certifying",
     "evaluate": "judging",
     "verdict": "masking",
 }
-__all__ = ["Majority", "Probes", "Provenance", "evaluate", "verdict"]
+__all__ = ["Certification", "Majority", "Probes", "Provenance", "certify", "evaluate", "verdict"]
 
 
 __getattr__ = exporter(__name__, _HOME)

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# MART's constants (Wang et al. 2020, the authors' code): they keep logarithms off 0 and the weight of a certain, right
+# prediction off 0.
+MARGIN_ONE, WEIGHT_ONE, FLOOR = 1.0001, 1.0000001, 1e-12
+
 
 def _exact(logits: Tensor) -> Tensor:
     """Logits in at least float32: in half precision a small KL is rounding noise, and so is its gradient."""
@@ -36,3 +40,24 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     logits = _exact(logits)
     others = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
     return others - logits.gather(1, labels[:, None]).squeeze(1)
+
+
+def boosted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """CE(z, y) - log(1.0001 - max_{k != y} p_k + 1e-12), MART's BCE (Wang et al. 2020, eq. 8).
+
+    Finite also for saturated logits: the second term is at most -log(1e-4) = 9.2.
+    """
+    others = _exact(logits).softmax(dim=1).scatter(1, labels[:, None], 0.0).amax(dim=1)
+    return cross_entropy(logits, labels) - (MARGIN_ONE - others + FLOOR).log()
+
+
+def doubted_kl(reference: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """KL(p || q) (1.0000001 - p_y), p of the reference, q of the logits: more where p doubts the label.
+
+    MART's second term (Wang et al. 2020, eq. 9); as in the authors' code log q is log(q + 1e-12), so that it is at most
+    about 27.6 where ``kl_divergence`` grows with the logits. Both may carry a gradient.
+    """
+    log_p, q = _exact(reference).log_softmax(dim=1), _exact(logits).softmax(dim=1)
+    p = log_p.exp()
+    divergence = (p * (log_p - (q + FLOOR).log())).sum(dim=1)
+    return divergence * (WEIGHT_ONE - p.gather(1, labels[:, None]).squeeze(1))

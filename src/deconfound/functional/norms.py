@@ -135,3 +135,17 @@ def uniform_in_ball(uniform: Tensor, normal: Tensor, radius: Tensor, norm: str) 
         return reach * normal / _length(normal, 2)
     weights = -uniform.log()
     return reach * normal.sign() * weights / weights.sum(dim=1, keepdim=True)
+
+
+def relative_ascent(weight: Tensor, gradient: Tensor, gamma: float) -> Tensor:
+    """Gamma |w|_2 g / |g|_2: a steepest step whose length is a share of the weight's own, in the weight's shape.
+
+    A zero gradient gives a zero step, whatever its size it does not underflow. Both tensors have any one shape.
+
+    Source: adversarial weight perturbation (Wu et al. 2020, eq. 8 and 10, after one step).
+
+    >>> relative_ascent(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, -7.0]]), 0.1).tolist()
+    [[0.0, -0.5]]
+    """
+    direction = steepest(gradient.reshape(1, -1), "l2").view_as(weight)
+    return gamma * _length(weight.reshape(1, -1), 2).squeeze() * direction

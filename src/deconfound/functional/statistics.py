@@ -25,6 +25,20 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     return float(interval.low), float(interval.high)
 
 
+def clopper_pearson_lower(successes: int, trials: int, alpha: float) -> float:
+    """The exact lower bound of a binomial share, right with probability 1 - alpha or more (Clopper & Pearson 1934).
+
+    The alpha quantile of Beta(k, n - k + 1), 0 for k = 0: below it k or more successes would have a chance under alpha.
+
+    >>> round(clopper_pearson_lower(100, 100, 0.001), 6) == round(0.001 ** (1 / 100), 6)
+    True
+    """
+    require(trials > 0, "trials", trials, "at least one trial")
+    require(0 <= successes <= trials, "successes", successes, f"between 0 and {trials}")
+    require(0 < alpha < 1, "alpha", alpha, "a level between 0 and 1")
+    return float(stats.beta.ppf(alpha, successes, trials - successes + 1)) if successes else 0.0
+
+
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     """Two-sided exact McNemar test: the p-value that two classifiers err equally often on the same examples.
 

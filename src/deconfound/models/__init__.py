@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from deconfound.models.resnet import ResNet
     from deconfound.models.sampler import Sampler, Sampling
     from deconfound.models.small import LeNet5, Small, SmallCNN
+    from deconfound.models.smoothed import Smoothed
     from deconfound.models.split import Split, split_model
     from deconfound.models.vgg import VGG
     from deconfound.models.vit import ViT
@@ -42,6 +43,7 @@ _HOME = {
     "Sampling": "sampler",
     "Small": "small",
     "SmallCNN": "small",
+    "Smoothed": "smoothed",
     "Split": "split",
     "VGG": "vgg",
     "ViT": "vit",
@@ -74,6 +76,7 @@ __all__ = [
     "Sampling",
     "Small",
     "SmallCNN",
+    "Smoothed",
     "Split",
     "VGG",
     "ViT",

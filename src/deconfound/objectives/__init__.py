@@ -9,12 +9,16 @@ from deconfound.lazy import exporter
 if TYPE_CHECKING:
     from deconfound.objectives.adversarial import AdversarialTraining
     from deconfound.objectives.amr_gmm import AMRGMM
+    from deconfound.objectives.awp import WeightPerturbed
     from deconfound.objectives.bpfc import BPFC
     from deconfound.objectives.cafe import Inoculated
     from deconfound.objectives.causaladv import CausalAdv
     from deconfound.objectives.ciiv import CiiVAdversarialTraining, CiiVTraining, ViewLoss
+    from deconfound.objectives.help import Help
+    from deconfound.objectives.mart import Mart
     from deconfound.objectives.minimax import Minimax
     from deconfound.objectives.mixup import Mixup
+    from deconfound.objectives.smoothing import Smoothing
     from deconfound.objectives.standard import Standard
     from deconfound.objectives.trades import Trades
 
@@ -25,12 +29,16 @@ _HOME = {
     "CausalAdv": "causaladv",
     "Inoculated": "cafe",
     "Minimax": "minimax",
+    "Help": "help",
+    "Mart": "mart",
     "Mixup": "mixup",
     "CiiVAdversarialTraining": "ciiv",
     "CiiVTraining": "ciiv",
+    "Smoothing": "smoothing",
     "Standard": "standard",
     "Trades": "trades",
     "ViewLoss": "ciiv",
+    "WeightPerturbed": "awp",
 }
 __all__ = [
     "AMRGMM",
@@ -41,10 +49,14 @@ __all__ = [
     "CiiVTraining",
     "Inoculated",
     "Minimax",
+    "Help",
+    "Mart",
     "Mixup",
+    "Smoothing",
     "Standard",
     "Trades",
     "ViewLoss",
+    "WeightPerturbed",
 ]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -23,15 +23,39 @@ class ObjectiveSettings(Settings):
     name: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A finished stage of a run, as the objectives of later ones take it; several may, so none trains it further.
+
+    Attributes:
+        recipe: that it was trained with.
+        model: its network, in eval mode.
+        players: of its objective, the network among them.
+        digest: hash of the network's weights.
+        run: its folder; empty where it has none.
+    """
+
+    recipe: Recipe
+    model: nn.Module
+    players: Mapping[str, nn.Module]
+    digest: str = ""
+    run: str = ""
+
+
 @dataclass(frozen=True)
 class Entry:
-    """An objective in the registry: its settings, how it is built, and whether it crafts adversarial examples."""
+    """An objective in the registry: its settings, how it is built, and whether it crafts adversarial examples.
+
+    ``stages`` names what must be trained before it, in this order, with the recipe that trains each unless the user
+    says another; ``build`` then takes them as a third argument, by name.
+    """
 
     about: str
     settings: type[ObjectiveSettings]
-    build: Callable[[nn.Module, Recipe], Objective]
+    build: Callable[..., Objective]
     adversarial: bool = True
     stochastic: bool = False
+    stages: Mapping[str, str] = field(default_factory=dict)
 
 
 def single_step(recipe: Recipe, make: Callable[..., Attack], kind: str, several: str) -> Attack:

@@ -12,6 +12,7 @@ from torch import nn
 from deconfound import models
 from deconfound.errors import InputError
 from deconfound.recipes.ciiv import sampled_network
+from deconfound.recipes.hosts import under_noise
 from deconfound.recipes.schema import Recipe, validated
 from deconfound.store import RunFolder, read_weights
 from deconfound.store.weights import digest_tensors
@@ -31,13 +32,14 @@ class Loaded:
 
 
 def build_model(recipe: Recipe, classes: int, shape: tuple[int, int, int]) -> nn.Module:
-    """The network that a recipe names, with its normalisation inside, and behind its sampler where it has one."""
+    """The network that a recipe names, its normalisation inside, behind its sampler or noise where it has one."""
     if recipe.sampler is not None:
         return sampled_network(recipe, classes, shape, recipe.sampler)
     options = dict(recipe.model_options)
     if recipe.normalisation is not None:
         options |= {"mean": recipe.normalisation.mean, "std": recipe.normalisation.std}
-    return models.build(recipe.model, classes=classes, channels=shape[0], size=shape[1:], **options)
+    network = models.build(recipe.model, classes=classes, channels=shape[0], size=shape[1:], **options)
+    return under_noise(network, recipe)
 
 
 def load(run: str | Path) -> nn.Module:

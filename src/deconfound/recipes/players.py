@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from deconfound.core.guards import seeded
 from deconfound.core.protocols import Objective
 from deconfound.models import fit_state
-from deconfound.recipes.loading import Loaded
-from deconfound.recipes.registry import build_objective
-from deconfound.recipes.schema import Recipe
+from deconfound.recipes.entries import Stage
+from deconfound.recipes.loading import Loaded, build_model
+from deconfound.recipes.registry import OBJECTIVES, build_objective
+from deconfound.recipes.schema import Recipe, validated
 from deconfound.store import RunFolder, read_weights
 
 
@@ -23,7 +27,7 @@ def restored(run: str | Path, loaded: Loaded, recipe: Recipe) -> Objective:
     Raises:
         InputError: the run's folder lacks its players, or they do not fit.
     """
-    objective = build_objective(loaded.model, recipe)
+    objective = unread(loaded, recipe)
     others = {name: player for name, player in objective.players().items() if player is not loaded.model}
     if others:
         device = next((t.device for t in loaded.model.state_dict().values()), None)
@@ -35,6 +39,34 @@ def restored(run: str | Path, loaded: Loaded, recipe: Recipe) -> Objective:
             fit_state(player, own, f"{file}: {name}")
             player.to(device).eval()
     return objective
+
+
+def unread(loaded: Loaded, recipe: Recipe) -> Objective:
+    """The objective of a run around its network, the other players not yet read."""
+    stages: dict[str, Stage] = {}
+    known = (loaded.metadata or {}).get("stages") or {}
+    for name in (name for name in OBJECTIVES[recipe.objective.name].stages if name in known):
+        assert loaded.class_names is not None  # stages are written beside them
+        assert loaded.shape is not None
+        plain = {key: value for key, value in known[name].items() if key != DIGEST}
+        stages[name] = untrained(validated(plain, f"stages.{name}"), len(loaded.class_names), loaded.shape, stages)
+    return build_objective(loaded.model, recipe, stages)
+
+
+def untrained(recipe: Recipe, classes: int, shape: tuple[int, int, int], earlier: Mapping[str, Stage]) -> Stage:
+    """A stage as its training begins, on the earlier ones that it needs."""
+    with seeded(recipe.seed):
+        model = build_model(recipe, classes, shape).eval()
+        objective = build_objective(model, recipe, earlier)
+    return Stage(recipe=recipe, model=model, players=objective.players())
+
+
+DIGEST = "weights"
+
+
+def facts_of(stages: Mapping[str, Stage]) -> dict[str, Any]:
+    """What the weights of a run say of its stages: recipe and digest of each, enough for ``restored``."""
+    return {name: stage.recipe.identity() | {"data": "", DIGEST: stage.digest} for name, stage in stages.items()}
 
 
 def folder_of(run: str | Path) -> RunFolder:

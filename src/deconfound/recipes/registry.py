@@ -11,12 +11,22 @@ from torch import nn
 from deconfound.attacks import FGSMRS
 from deconfound.attacks.losses import kl_to_reference
 from deconfound.core.protocols import Objective
-from deconfound.errors import InputError, unknown_name
+from deconfound.errors import InputError, require, unknown_name
 from deconfound.objectives import AdversarialTraining, Standard, Trades
+from deconfound.objectives.help import STANDARD
 from deconfound.recipes.baselines import BPFCSettings, MixupSettings, bpfc, mixup
 from deconfound.recipes.causal import CausalAdvSettings, causaladv_m, causaladv_t
 from deconfound.recipes.ciiv import CiiVAdversarialSettings, CiiVSettings, ciiv, ciiv_at
-from deconfound.recipes.entries import Entry, ObjectiveSettings, inner_attack, single_step
+from deconfound.recipes.entries import Entry, ObjectiveSettings, Stage, inner_attack, single_step
+from deconfound.recipes.hosts import (
+    HelpSettings,
+    MartSettings,
+    SmoothingSettings,
+    helped,
+    mart,
+    smoothing,
+    weights_perturbed,
+)
 
 if TYPE_CHECKING:
     from deconfound.recipes.schema import Recipe
@@ -69,6 +79,20 @@ OBJECTIVES: Mapping[str, Entry] = {
         "the same on adversarial images (Tang et al. 2021)", CiiVAdversarialSettings, ciiv_at, stochastic=True
     ),
     "trades": Entry("clean cross entropy plus a KL to PGD images (Zhang et al. 2019)", TradesSettings, _trades),
+    "mart": Entry("PGD-AT that attends to what is misclassified (Wang et al. 2020)", MartSettings, mart),
+    "help": Entry(
+        "a host (TRADES) and helpers beyond PGD images, labelled by a standard network (Rade & Moosavi-Dezfooli 2022)",
+        HelpSettings,
+        helped,
+        stages={STANDARD: "standard"},
+    ),
+    "smoothing": Entry(
+        "cross entropy under Gaussian noise, for certified L2 radii (Cohen et al. 2019)",
+        SmoothingSettings,
+        smoothing,
+        adversarial=False,
+        stochastic=True,
+    ),
 }
 
 
@@ -86,9 +110,26 @@ def objective_settings(value: Any) -> ObjectiveSettings:
     return OBJECTIVES[name].settings.model_validate(dict(value))
 
 
-def build_objective(model: nn.Module, recipe: Recipe) -> Objective:
-    """The objective that a recipe names, around a model."""
-    return OBJECTIVES[recipe.objective.name].build(model, recipe)
+def build_objective(model: nn.Module, recipe: Recipe, stages: Mapping[str, Stage] | None = None) -> Objective:
+    """The objective that a recipe names, around a model, on the stages that it needs.
+
+    Raises:
+        InputError: a stage that is missing; a model that the objective cannot train.
+    """
+    entry = OBJECTIVES[recipe.objective.name]
+    given = stages or {}
+    for name in entry.stages:
+        require(name in given, f"stages.{name}", None, f"a finished stage, which {recipe.objective.name} builds on")
+    objective = entry.build(model, recipe, given) if entry.stages else entry.build(model, recipe)
+    return weights_perturbed(objective, recipe.awp)
 
 
-__all__ = ["OBJECTIVES", "Entry", "ObjectiveSettings", "build_objective", "inner_attack", "objective_settings"]
+__all__ = [
+    "OBJECTIVES",
+    "Entry",
+    "ObjectiveSettings",
+    "Stage",
+    "build_objective",
+    "inner_attack",
+    "objective_settings",
+]

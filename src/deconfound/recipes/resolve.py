@@ -13,6 +13,7 @@ import yaml
 from deconfound.core.threat import parse_norm, parse_radius
 from deconfound.data.families import plain_name
 from deconfound.errors import InputError, require, unknown_name
+from deconfound.recipes.registry import OBJECTIVES
 from deconfound.recipes.schema import Recipe, validated
 
 Plain = dict[str, Any]
@@ -144,7 +145,7 @@ def merged(*layers: Mapping[str, Any]) -> Plain:
 
 
 def _as_mapping(key: str, value: Any) -> Any:
-    return {"name": value} if key == "objective" and isinstance(value, str) else value
+    return {"name": value} if key in ("objective", "host") and isinstance(value, str) else value
 
 
 def resolve(spec: Mapping[str, Any], *, data: str, family: str, changes: Mapping[str, Any] | None = None) -> Recipe:
@@ -171,6 +172,20 @@ def resolve(spec: Mapping[str, Any], *, data: str, family: str, changes: Mapping
     layers = [families[family]["settings"], *own, spec, changes or {}]
     plain = merged(*layers)
     plain["data"], plain["family"] = data, family
+    plain["stages"] = _with_stages(plain)
     if plain.get("eps") is None:
         plain["eps"] = family_radius(family, plain.get("norm", "linf"))
     return validated(plain)
+
+
+def _with_stages(plain: Plain) -> Any:
+    """The stages asked for, and the usual recipe for every other one that the objective builds on."""
+    objective, asked = plain.get("objective"), plain.get("stages") or {}
+    entry = OBJECTIVES.get(str(objective.get("name"))) if isinstance(objective, Mapping) else None
+    if entry is None or not isinstance(asked, Mapping):
+        return asked
+    found = dict(asked)
+    for name, usual in entry.stages.items():
+        how = found.get(name, {})
+        found[name] = {"recipe": usual, **how} if isinstance(how, Mapping) else how
+    return found

@@ -21,11 +21,13 @@ from pydantic import (
 from deconfound.core.threat import Norm, ThreatModel, parse_norm, parse_radius
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes.ciiv import SamplerSettings
-from deconfound.recipes.registry import ObjectiveSettings, objective_settings
+from deconfound.recipes.hosts import PerturbationSettings
+from deconfound.recipes.registry import OBJECTIVES, ObjectiveSettings, objective_settings
 from deconfound.training.settings import LoopSettings, Settings
 
 Radius = Annotated[float, BeforeValidator(parse_radius)]
 Pixels = tuple[Annotated[float, Field(ge=-10, le=10)], ...]
+GIVEN = "a finished run"
 Spread = tuple[Annotated[float, Field(gt=0, le=10)], ...]
 
 
@@ -61,8 +63,9 @@ class Recipe(LoopSettings):
 
     ``eps, norm, steps, step_size, attack_mode`` describe the inner attack (``step_size`` null: 2.5 eps / steps); its
     radius grows from 0 over the share ``eps_warmup`` of training. eps and norm are also the threat model that
-    ``evaluate`` takes for the run. ``sampler`` stands in front of the network. Everything else is inherited from
-    ``LoopSettings``.
+    ``evaluate`` takes for the run. ``sampler`` stands in front of the network, ``awp`` around any objective with an
+    adversarial example. ``stages`` says how each stage that the objective builds on is trained (a recipe and changes to
+    it) or which finished run is taken. Everything else is inherited from ``LoopSettings``.
     """
 
     recipe: str
@@ -81,6 +84,8 @@ class Recipe(LoopSettings):
     step_size: Radius | None = None
     attack_mode: Literal["eval", "train"] = "eval"
     augmentation: AugmentationSettings = AugmentationSettings()
+    awp: PerturbationSettings | None = None
+    stages: dict[str, Any] = {}
 
     @field_validator("objective", mode="before")
     @classmethod
@@ -94,14 +99,36 @@ class Recipe(LoopSettings):
         sensible(self.threat)
         return self
 
+    @model_validator(mode="after")
+    def _awp_has_a_host(self) -> Recipe:
+        if self.awp is not None and not OBJECTIVES[self.objective.name].adversarial:
+            fitting = ", ".join(sorted(name for name, entry in OBJECTIVES.items() if entry.adversarial))
+            rule = f"none with {self.objective.name}, which has no adversarial example; awp goes around {fitting}"
+            raise InputError("awp", self.awp.model_dump(), rule)
+        return self
+
+    @model_validator(mode="after")
+    def _stages_are_needed(self) -> Recipe:
+        needed = OBJECTIVES[self.objective.name].stages
+        for name, how in self.stages.items():
+            if not needed:
+                raise InputError("stages", name, f"no stage: {self.objective.name} builds on none")
+            if name not in needed:
+                raise unknown_name("stages", name, needed)
+            rule = "the folder of a finished run, or a recipe and changes to it"
+            require(isinstance(how, str | Mapping), f"stages.{name}", how, rule)
+        return self
+
     @property
     def threat(self) -> ThreatModel:
         """The threat model trained and, unless told otherwise, judged against."""
         return ThreatModel(self.norm, self.eps)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the result, as plain data: everything but where the data lies (its content is hashed apart)."""
-        return self.model_dump(mode="json", exclude={"data"})
+        """What decides the result, as plain data: all but where data and given stages lie (their content is hashed)."""
+        plain = self.model_dump(mode="json", exclude={"data"})
+        plain["stages"] = {name: GIVEN if isinstance(how, str) else how for name, how in self.stages.items()}
+        return plain
 
     def digest(self) -> str:
         """SHA-256 of the sorted JSON of ``identity``."""
@@ -166,7 +193,7 @@ def _known_keys(model: type[BaseModel], path: list[str], data: Mapping[str, Any]
     kind: Any = model
     for part in path:
         value = data.get(part) if isinstance(data, Mapping) else None
-        if part == "objective" and isinstance(value, Mapping):
+        if part in ("objective", "host") and isinstance(value, Mapping):
             kind = type(objective_settings({"name": value.get("name")}))
         elif get_origin(kind) is dict:  # names of the user's choice
             kind = get_args(kind)[1]

@@ -15,8 +15,7 @@ from deconfound.errors import require
 from deconfound.models.style_branch import StyleBranch
 from deconfound.objectives.styled import linear_layer
 from deconfound.recipes.loading import Loaded
-from deconfound.recipes.players import restored
-from deconfound.recipes.registry import build_objective
+from deconfound.recipes.players import restored, unread
 from deconfound.recipes.schema import Recipe
 from deconfound.records import StyleRecord
 
@@ -33,7 +32,7 @@ def style_analysis(run: str, loaded: Loaded, recipe: Recipe) -> Callable[[Scene]
     Raises:
         InputError: the run's players are missing or do not fit, or its style branch has seen no image.
     """
-    if not isinstance(build_objective(loaded.model, recipe).players().get(PLAYER), StyleBranch):
+    if not isinstance(unread(loaded, recipe).players().get(PLAYER), StyleBranch):
         return None
     players = restored(run, loaded, recipe).players()
     branch = players[PLAYER]

@@ -15,6 +15,7 @@ from deconfound.records.analysis import (
     StyleRecord,
 )
 from deconfound.records.base import SCHEMA_VERSION, Interval, Machine, Record, Threat, VersionedRecord, show_radius
+from deconfound.records.certification import CertificationRecord, CertifiedPoint, CertifiedShare
 from deconfound.records.runs import (
     AttackResult,
     AuditResult,
@@ -29,6 +30,7 @@ from deconfound.records.runs import (
     PairedTest,
     Picture,
     Spread,
+    StageUse,
     TrainingRecord,
     Verdict,
 )
@@ -41,6 +43,9 @@ __all__ = [
     "AttackResult",
     "Attacker",
     "AuditResult",
+    "CertificationRecord",
+    "CertifiedPoint",
+    "CertifiedShare",
     "Check",
     "ColumnResult",
     "ComparedEvaluation",
@@ -58,6 +63,7 @@ __all__ = [
     "Reader",
     "Record",
     "Spread",
+    "StageUse",
     "StyleBasis",
     "StyleQuery",
     "StyleRecord",

@@ -129,6 +129,17 @@ class Picture(Record):
     adversarial_png: str
 
 
+class StageUse(Record):
+    """A finished training that another was built on: its folder (as it was given), recipe and weights."""
+
+    run: str
+    recipe: str
+    recipe_digest: str
+    model_digest: str
+    epochs: int
+    seed: int
+
+
 class TrainingRecord(VersionedRecord):
     """How a model came to be."""
 
@@ -150,6 +161,7 @@ class TrainingRecord(VersionedRecord):
     resumed: int = 0
     warnings: tuple[str, ...] = ()
     history: tuple[dict[str, float], ...] = ()
+    stages: dict[str, StageUse] = {}
     machine: Machine
 
 

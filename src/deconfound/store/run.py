@@ -19,6 +19,7 @@ FILES = (
 )
 FOLDERS = ("tensorboard", "stages")
 EVALUATIONS = "evaluate-*.json*"
+CERTIFICATIONS = "certify-*.json*"
 ANALYSES = "analyze-*"
 
 
@@ -27,7 +28,7 @@ class RunFolder:
 
     ``RUN/recipe.yaml`` (resolved), ``metrics.jsonl``, ``last.ckpt``, ``previous.ckpt``, ``model.safetensors``,
     ``players.safetensors``, ``record.json``, ``tensorboard/``, and once it was judged or looked into
-    ``evaluate-*.json`` and ``analyze-*/``.
+    ``evaluate-*.json``, ``certify-*.json`` and ``analyze-*/``; what it was built on in ``stages/``.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -67,7 +68,7 @@ class RunFolder:
             if overwrite:
                 for name in reversed(FILES):  # the recipe goes last: until then the folder is a run
                     (self.path / name).unlink(missing_ok=True)
-                for judged in self.path.glob(EVALUATIONS):  # of the network that goes
+                for judged in (*self.path.glob(EVALUATIONS), *self.path.glob(CERTIFICATIONS)):  # of what goes
                     judged.unlink()
                 for folder in (*(self.path / name for name in FOLDERS), *self.path.glob(ANALYSES)):
                     shutil.rmtree(folder, ignore_errors=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 
 import torch
 from lightning_fabric import Fabric
@@ -169,8 +170,9 @@ class _Run:
         player, optimizer = self.state.players[step.player], self.state.optimizers[step.player]
         parameters = [p for p in player.parameters() if p.requires_grad]
         optimizer.zero_grad(set_to_none=True)
-        with step.scope():
+        with ExitStack() as stack:
             with self.fabric.autocast():
+                stack.enter_context(step.scope())
                 loss = step.loss()
             loss.total.backward(inputs=parameters)
         average_gradients(self.fabric, parameters)
