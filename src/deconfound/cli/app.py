@@ -93,8 +93,15 @@ def train(
         list[str],
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of RUN/recipe.yaml; may be repeated."),
     ] = [],  # noqa: B006 (typer copies it)
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Finished run for the stage base, of recipes cafe/... and fair/..."),
+    ] = None,
+    amr: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Finished run for the stage amr, built on the same base.")
+    ] = None,
     standard: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Finished run for the stage standard of recipe help.")
+        str | None, typer.Option(metavar="RUN", help="Finished run for the stage standard, which helps (HAT).")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     overwrite: Overwrite = False,
@@ -132,7 +139,9 @@ def train(
             model=model,
             out=out or default_run(recipe, data),
             changes=words,
-            stages={name: run for name, run in {"standard": standard}.items() if run is not None},
+            stages={
+                name: run for name, run in {"base": base, "amr": amr, "standard": standard}.items() if run is not None
+            },
             resume=resume,
             overwrite=overwrite,
             compute=compute,
@@ -146,11 +155,13 @@ def train(
         return
     record = trained.record
     figures = ", ".join(f"{name.removeprefix('validation_')} {value:.1%}" for name, value in record.validation.items())
+    used = ", ".join(f"{name} ({use.recipe}, {use.run or 'in memory'})" for name, use in record.stages.items())
     kept = f"kept epoch {record.selected_epoch + 1} of {record.epochs_run}" if record.selected_epoch is not None else ""
     screen.output.print(
         f"{trained.path}: {record.recipe['recipe']} on {record.data} ({record.recipe['family']} family), {kept}"
         f"{f', validation {figures}' if figures else ''}; {record.seconds:.0f} s, "
-        f"{record.images_per_second:,.0f} images/s. Judge it: deconfound evaluate {trained.path}",
+        f"{record.images_per_second:,.0f} images/s{f', built on {used}' if used else ''}. "
+        f"Judge it: deconfound evaluate {trained.path}",
         soft_wrap=True,
         markup=False,
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from deconfound.errors import require, unknown_name
 from deconfound.functional.losses import cross_entropy
@@ -60,6 +61,26 @@ def residual(outcome: Tensor, hypothesis: Tensor, test: Tensor) -> Tensor:
     return product.flatten(1).sum(dim=1) if product.ndim > 1 else product
 
 
+def class_residual(labels: Tensor, hypothesis: Tensor, test: Tensor) -> Tensor:
+    """Moment (e_y - softmax(hypothesis)) . softmax(test): the residual of probabilities, tested on the simplex.
+
+    Its maximum over test functions is at least 0 (the constant one gives 0), and 0 only where the hypothesis predicts
+    the classes as often as they occur, whatever the instrument.
+
+    Args:
+        labels: y, (B,) int64.
+        hypothesis: logits (B, K) of what the hypothesis model makes of the treatment.
+        test: logits (B, K) of what the test function makes of the instrument.
+
+    >>> import torch
+    >>> sure = torch.tensor([[9e9, 0.0]])
+    >>> class_residual(torch.tensor([0]), sure, sure).tolist(), class_residual(torch.tensor([1]), sure, sure).tolist()
+    ([0.0], [-1.0])
+    """
+    predicted, tested = (_precise(logits).softmax(dim=1) for logits in (hypothesis, test))
+    return ((F.one_hot(labels, hypothesis.shape[1]) - predicted) * tested).sum(dim=1)
+
+
 def distance_penalty(test: Tensor, instrument: Tensor) -> Tensor:
     """Mean over all elements of (g(Z) - Z)^2, a scalar: the test function stays near the identity (CAFE)."""
     require(
@@ -100,6 +121,7 @@ MOMENTS: Mapping[str, Moment] = MappingProxyType(
     {
         "log_product": Moment("log_product", log_product, distance_penalty),
         "residual": Moment("residual", residual, size_penalty),
+        "class_residual": Moment("class_residual", class_residual, size_penalty),
     }
 )
 

@@ -21,6 +21,8 @@ from deconfound.data.augment import build as build_augmentation
 from deconfound.data.naming import without_place
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes import machine
+from deconfound.recipes.beginning import begin
+from deconfound.recipes.cafe import warn_of_radius
 from deconfound.recipes.compute import Compute, first_decides
 from deconfound.recipes.entries import Stage
 from deconfound.recipes.loading import build_model, load
@@ -111,7 +113,7 @@ class Work:
         for player in made.players.values():
             player.eval().float()
         digest = digest_tensors(dict(made.model.state_dict()))
-        return Stage(recipe=recipe, model=made.model, players=made.players, digest=digest)
+        return Stage(recipe=recipe, model=made.model, players=made.players, shape=self.ground.shape, digest=digest)
 
 
 def _announcement(recipe: Recipe, source: ImageSource) -> str:
@@ -170,6 +172,7 @@ class _Task:
             self.model = build_model(recipe, len(self.class_names), self.shape)
         self.augmentation = build_augmentation(**recipe.augmentation.model_dump())
         self.augmentation(torch.zeros(1, *self.shape), Streams(0, [0]))  # what does not suit the images is refused here
+        warn_of_radius(recipe)
         self.plans = plans
         self.build_on(foreseen(plans, ground, ready))
         for name in recipe.players:
@@ -177,8 +180,9 @@ class _Task:
                 raise unknown_name("players", name, self.objective.players())
 
     def build_on(self, stages: Mapping[str, Stage]) -> None:
-        """Make the objective on these stages."""
+        """Make the objective on these stages, the network as it begins."""
         self.stages = stages
+        begin(self.model, self.recipe, stages)
         self.objective = build_objective(self.model, self.recipe, stages)
 
     def digest(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pydantic import SerializeAsAny
 from torch import nn
 
 from deconfound.attacks import PGD
@@ -23,6 +24,12 @@ class ObjectiveSettings(Settings):
     name: str
 
 
+class HostedSettings(ObjectiveSettings):
+    """Settings of an objective around another one, its ``host``."""
+
+    host: SerializeAsAny[ObjectiveSettings]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """A finished stage of a run, as the objectives of later ones take it; several may, so none trains it further.
@@ -31,6 +38,7 @@ class Stage:
         recipe: that it was trained with.
         model: its network, in eval mode.
         players: of its objective, the network among them.
+        shape: of its images, (C, H, W).
         digest: hash of the network's weights.
         run: its folder; empty where it has none.
     """
@@ -38,6 +46,7 @@ class Stage:
     recipe: Recipe
     model: nn.Module
     players: Mapping[str, nn.Module]
+    shape: tuple[int, int, int]
     digest: str = ""
     run: str = ""
 
@@ -47,7 +56,9 @@ class Entry:
     """An objective in the registry: its settings, how it is built, and whether it crafts adversarial examples.
 
     ``stages`` names what must be trained before it, in this order, with the recipe that trains each unless the user
-    says another; ``build`` then takes them as a third argument, by name.
+    says another; ``build`` then takes them as a third argument, by name. The model starts from the weights of the one
+    named in ``begins_at``. ``places_awp`` says that ``build`` itself puts the recipe's weight perturbation where it
+    belongs; elsewhere it goes around the objective.
     """
 
     about: str
@@ -56,6 +67,8 @@ class Entry:
     adversarial: bool = True
     stochastic: bool = False
     stages: Mapping[str, str] = field(default_factory=dict)
+    begins_at: str = ""
+    places_awp: bool = False
 
 
 def single_step(recipe: Recipe, make: Callable[..., Attack], kind: str, several: str) -> Attack:

@@ -13,7 +13,7 @@ from deconfound.errors import InputError
 from deconfound.models.smoothed import Smoothed
 from deconfound.objectives import Help, Mart, Smoothing, WeightPerturbed
 from deconfound.objectives.help import STANDARD
-from deconfound.recipes.entries import ObjectiveSettings, Stage, inner_attack
+from deconfound.recipes.entries import HostedSettings, ObjectiveSettings, Stage, inner_attack
 from deconfound.training.settings import Settings, Share
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class MartSettings(ObjectiveSettings):
     weight: Weight = 5.0
 
 
-class HelpSettings(ObjectiveSettings):
+class HelpSettings(HostedSettings):
     """The ``host`` whose loss is helped, ``gamma`` of the helper term, ``reach`` of the helper x + reach (x~ - x)."""
 
     host: SerializeAsAny[ObjectiveSettings] = Field(default="trades", validate_default=True)
@@ -54,18 +54,25 @@ class PerturbationSettings(Settings):
     warmup: Share = 0.0
 
 
-def host_settings(value: Any, field: str) -> ObjectiveSettings:
+def host_settings(value: Any, field: str, *, tuning: bool = False) -> ObjectiveSettings:
     """Settings of a host from its name or a mapping with it.
 
+    Args:
+        value: name or mapping.
+        field: for messages.
+        tuning: whether a random network and a stage of the host's own will do, as for fine-tuning.
+
     Raises:
-        InputError: no host that has an adversarial example, predicts the same each time and needs no stage.
+        InputError: no such host, or none that has an adversarial example, predicts the same each time and needs no
+            stage (``tuning``: does not begin at one).
     """
     from deconfound.recipes.registry import OBJECTIVES, objective_settings
 
     if isinstance(value, ObjectiveSettings):
         return value
     found = objective_settings({"name": value} if isinstance(value, str) else value)
-    good = [name for name, one in OBJECTIVES.items() if one.adversarial and not one.stochastic and not one.stages]
+    fitting = {name: one for name, one in OBJECTIVES.items() if one.adversarial and not one.begins_at}
+    good = [name for name, one in fitting.items() if tuning or not (one.stochastic or one.stages)]
     if found.name not in good:
         raise InputError(field, found.name, f"an objective with an adversarial example: {', '.join(sorted(good))}")
     return found
@@ -85,12 +92,18 @@ def helped(model: nn.Module, recipe: Recipe, stages: Mapping[str, Stage]) -> Obj
     return Help(host_of(model, recipe, settings.host), stages[STANDARD].model, settings.gamma, settings.reach)
 
 
-def host_of(model: nn.Module, recipe: Recipe, host: ObjectiveSettings) -> AdversarialObjective:
-    """A host of the recipe's objective, under its threat model, without the weight perturbation around both."""
+def host_of(
+    model: nn.Module,
+    recipe: Recipe,
+    host: ObjectiveSettings,
+    stages: Mapping[str, Stage] | None = None,
+    awp: PerturbationSettings | None = None,
+) -> AdversarialObjective:
+    """A host of the recipe's objective, under its threat model; around it the given weight perturbation alone."""
     from deconfound.recipes.registry import build_objective
 
-    alone = recipe.model_copy(update={"objective": host, "awp": None, "stages": {}})
-    return cast(AdversarialObjective, build_objective(model, alone))
+    alone = recipe.model_copy(update={"objective": host, "awp": awp, "stages": {}})
+    return cast(AdversarialObjective, build_objective(model, alone, stages))
 
 
 def smoothing(model: nn.Module, recipe: Recipe) -> Objective:

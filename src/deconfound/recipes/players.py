@@ -11,7 +11,7 @@ from deconfound.core.protocols import Objective
 from deconfound.models import fit_state
 from deconfound.recipes.entries import Stage
 from deconfound.recipes.loading import Loaded, build_model
-from deconfound.recipes.registry import OBJECTIVES, build_objective
+from deconfound.recipes.registry import build_objective, stages_of
 from deconfound.recipes.schema import Recipe, validated
 from deconfound.store import RunFolder, read_weights
 
@@ -45,7 +45,7 @@ def unread(loaded: Loaded, recipe: Recipe) -> Objective:
     """The objective of a run around its network, the other players not yet read."""
     stages: dict[str, Stage] = {}
     known = (loaded.metadata or {}).get("stages") or {}
-    for name in (name for name in OBJECTIVES[recipe.objective.name].stages if name in known):
+    for name in (name for name in stages_of(recipe.objective) if name in known):
         assert loaded.class_names is not None  # stages are written beside them
         assert loaded.shape is not None
         plain = {key: value for key, value in known[name].items() if key != DIGEST}
@@ -58,7 +58,7 @@ def untrained(recipe: Recipe, classes: int, shape: tuple[int, int, int], earlier
     with seeded(recipe.seed):
         model = build_model(recipe, classes, shape).eval()
         objective = build_objective(model, recipe, earlier)
-    return Stage(recipe=recipe, model=model, players=objective.players())
+    return Stage(recipe=recipe, model=model, players=objective.players(), shape=shape)
 
 
 DIGEST = "weights"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 from torch import nn
@@ -15,9 +15,19 @@ from deconfound.errors import InputError, require, unknown_name
 from deconfound.objectives import AdversarialTraining, Standard, Trades
 from deconfound.objectives.help import STANDARD
 from deconfound.recipes.baselines import BPFCSettings, MixupSettings, bpfc, mixup
+from deconfound.recipes.cafe import (
+    AMR,
+    BASE,
+    AMRGMMSettings,
+    CafeSettings,
+    FineTuneSettings,
+    amr_gmm,
+    fine_tuned,
+    inoculated,
+)
 from deconfound.recipes.causal import CausalAdvSettings, causaladv_m, causaladv_t
 from deconfound.recipes.ciiv import CiiVAdversarialSettings, CiiVSettings, ciiv, ciiv_at
-from deconfound.recipes.entries import Entry, ObjectiveSettings, Stage, inner_attack, single_step
+from deconfound.recipes.entries import Entry, HostedSettings, ObjectiveSettings, Stage, inner_attack, single_step
 from deconfound.recipes.hosts import (
     HelpSettings,
     MartSettings,
@@ -33,9 +43,10 @@ if TYPE_CHECKING:
 
 
 class TradesSettings(ObjectiveSettings):
-    """``beta`` weighs the KL term."""
+    """``beta`` weighs the KL term; ``attack`` is what the inner attack climbs, the same KL or the cross entropy."""
 
     beta: Annotated[float, Field(ge=0)] = 6.0
+    attack: Literal["kl", "cross_entropy"] = "kl"
 
 
 def _pgd_at(model: nn.Module, recipe: Recipe) -> Objective:
@@ -48,10 +59,11 @@ def _fgsm_rs(model: nn.Module, recipe: Recipe) -> Objective:
 
 
 def _trades(model: nn.Module, recipe: Recipe) -> Objective:
-    attack = inner_attack(recipe, loss=kl_to_reference, start="gaussian")
     settings = recipe.objective
     assert isinstance(settings, TradesSettings)
-    return Trades(model, attack, beta=settings.beta, warmup=recipe.eps_warmup)
+    by_kl = settings.attack == "kl"
+    attack = inner_attack(recipe, loss=kl_to_reference, start="gaussian") if by_kl else inner_attack(recipe)
+    return Trades(model, attack, beta=settings.beta, warmup=recipe.eps_warmup, reference=by_kl)
 
 
 OBJECTIVES: Mapping[str, Entry] = {
@@ -93,7 +105,47 @@ OBJECTIVES: Mapping[str, Entry] = {
         adversarial=False,
         stochastic=True,
     ),
+    "amr-gmm": Entry(
+        "instrumental-variable regression in the features of an adversarially trained network (Kim et al. 2023)",
+        AMRGMMSettings,
+        amr_gmm,
+        adversarial=False,
+        stages={BASE: "cafe/base"},
+        begins_at=BASE,
+    ),
+    "cafe": Entry(
+        "a host that fine-tunes, and causal inoculation (Kim et al. 2023)",
+        CafeSettings,
+        inoculated,
+        stages={BASE: "cafe/base", AMR: "amr-gmm"},
+        begins_at=BASE,
+        places_awp=True,
+    ),
+    "fine-tune": Entry(
+        "a host alone that fine-tunes, the control of cafe",
+        FineTuneSettings,
+        fine_tuned,
+        stages={BASE: "cafe/base"},
+        begins_at=BASE,
+        places_awp=True,
+    ),
 }
+
+
+def stages_of(settings: ObjectiveSettings) -> dict[str, str]:
+    """What an objective of these settings builds on, in order: its own stages, then its host's; each with its recipe.
+
+    >>> stages_of(objective_settings({"name": "fine-tune", "host": "help"}))
+    {'base': 'cafe/base', 'standard': 'standard'}
+    """
+    own = dict(OBJECTIVES[settings.name].stages)
+    return own | stages_of(settings.host) if isinstance(settings, HostedSettings) else own
+
+
+def is_stochastic(settings: ObjectiveSettings) -> bool:
+    """Whether the network of such an objective predicts at random, as its host may say."""
+    hosted = isinstance(settings, HostedSettings) and is_stochastic(settings.host)
+    return hosted or OBJECTIVES[settings.name].stochastic
 
 
 def objective_settings(value: Any) -> ObjectiveSettings:
@@ -118,10 +170,10 @@ def build_objective(model: nn.Module, recipe: Recipe, stages: Mapping[str, Stage
     """
     entry = OBJECTIVES[recipe.objective.name]
     given = stages or {}
-    for name in entry.stages:
+    for name in stages_of(recipe.objective):
         require(name in given, f"stages.{name}", None, f"a finished stage, which {recipe.objective.name} builds on")
     objective = entry.build(model, recipe, given) if entry.stages else entry.build(model, recipe)
-    return weights_perturbed(objective, recipe.awp)
+    return objective if entry.places_awp else weights_perturbed(objective, recipe.awp)
 
 
 __all__ = [
@@ -131,5 +183,7 @@ __all__ = [
     "Stage",
     "build_objective",
     "inner_attack",
+    "is_stochastic",
     "objective_settings",
+    "stages_of",
 ]

@@ -9,42 +9,63 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from deconfound.core.threat import parse_norm, parse_radius
 from deconfound.data.families import plain_name
 from deconfound.errors import InputError, require, unknown_name
-from deconfound.recipes.registry import OBJECTIVES
+from deconfound.recipes.cafe import with_gamma
+from deconfound.recipes.registry import objective_settings, stages_of
 from deconfound.recipes.schema import Recipe, validated
 
 Plain = dict[str, Any]
 
 
+FAMILIES = "families"
+"""The page of the book that is no recipe."""
+
+
+@cache
+def _pages() -> Mapping[str, Plain]:
+    """The book as it is written, by name: a recipe to a file, or several below ``recipes``, which may have a slash."""
+    found: Plain = {}
+    for file in resources.files("deconfound.recipes").joinpath("book").iterdir():
+        if file.name.endswith(".yaml"):
+            page = dict(yaml.load(file.read_text(), _Loader))
+            found |= page.get("recipes", {file.name.removesuffix(".yaml"): page})
+    return found
+
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 @cache
 def _book(name: str) -> Mapping[str, Any]:
-    text = resources.files("deconfound.recipes").joinpath("book", f"{name}.yaml").read_text()
-    entry = dict(yaml.safe_load(text))
-    return _upon(_book(entry["based_on"]), entry) if "based_on" in entry else entry
+    entry = _pages()[name]
+    above = entry.get("based_on", [])
+    whole: Mapping[str, Any] = {}
+    for base in [above] if isinstance(above, str) else above:
+        whole = _upon(whole, _book(base))
+    return _upon(whole, entry) if whole else entry
 
 
-def _upon(base: Mapping[str, Any], entry: Plain) -> Plain:
+def _upon(base: Mapping[str, Any], entry: Mapping[str, Any]) -> Plain:
     """A recipe that is based on another: its own settings, for all and for each family, on top of the other's.
 
     Both name an objective where they change it, so that settings of one do not replace those of another.
     """
     parts: Plain = {}
-    for key in ("families", "data"):
+    for key in ("families", "data", "models"):
         names = [*base.get(key, {}), *entry.get(key, {})]
-        both = {name: [part.get(key, {}).get(name, {}).get("settings", {}) for part in (base, entry)] for name in names}
-        parts[key] = {name: {"settings": merged(*layers)} for name, layers in both.items()}
-    return entry | parts | {"settings": merged(base.get("settings", {}), entry.get("settings", {}))}
+        parts[key] = {name: _upon(base.get(key, {}).get(name, {}), entry.get(key, {}).get(name, {})) for name in names}
+    both = {"settings": merged(base.get("settings", {}), entry.get("settings", {}))}
+    return {**entry} | {key: part for key, part in (parts | both).items() if part}
 
 
 @cache
 def names() -> tuple[str, ...]:
     """The recipes that come with the library, sorted."""
-    book = resources.files("deconfound.recipes").joinpath("book")
-    found = (entry.name.removesuffix(".yaml") for entry in book.iterdir() if entry.name.endswith(".yaml"))
-    return tuple(sorted(name for name in found if name != "families"))
+    return tuple(sorted(name for name in _pages() if name != FAMILIES and not name.startswith("_")))
 
 
 def about(name: str) -> str:
@@ -152,8 +173,8 @@ def resolve(spec: Mapping[str, Any], *, data: str, family: str, changes: Mapping
     """The complete recipe.
 
     Later layers win: the family's settings, the recipe's, the recipe's for this family, the recipe's for data of this
-    name, the keys of the user's file, the user's changes. The radius is the family's for the chosen norm where nobody
-    names one.
+    name, those of the three for the network, the keys of the user's file, the user's changes. The radius is the
+    family's for the chosen norm where nobody names one.
 
     Raises:
         InputError: unknown family or key, wrong type or range; one line with the dotted key.
@@ -169,23 +190,36 @@ def resolve(spec: Mapping[str, Any], *, data: str, family: str, changes: Mapping
     special = entry.get("families", {}).get(family, {})
     named: Plain = next((part for name, part in entry.get("data", {}).items() if plain_name(data).startswith(name)), {})
     own = [part.get("settings", {}) for part in (entry, special, named)]
-    layers = [families[family]["settings"], *own, spec, changes or {}]
-    plain = merged(*layers)
+    usual = [families[family]["settings"], *own]
+    model = merged(*usual, spec, changes or {})["model"]
+    suited = [_for_network(part, str(model)) for part in (entry, special, named)]
+    plain = merged(*usual, {"model": model}, *suited, spec, changes or {})
     plain["data"], plain["family"] = data, family
     plain["stages"] = _with_stages(plain)
     if plain.get("eps") is None:
         plain["eps"] = family_radius(family, plain.get("norm", "linf"))
-    return validated(plain)
+    found = validated(plain)
+    return with_gamma(found, found.eps if found.norm == "linf" else family_radius(family, "linf"))
+
+
+def _for_network(part: Mapping[str, Any], model: str) -> Plain:
+    """What a part of the book has for a network, by the beginning of its name."""
+    found = (own for name, own in part.get("models", {}).items() if model.startswith(name))
+    own: Plain = next(found, {})
+    return dict(own.get("settings", {}))
 
 
 def _with_stages(plain: Plain) -> Any:
     """The stages asked for, and the usual recipe for every other one that the objective builds on."""
-    objective, asked = plain.get("objective"), plain.get("stages") or {}
-    entry = OBJECTIVES.get(str(objective.get("name"))) if isinstance(objective, Mapping) else None
-    if entry is None or not isinstance(asked, Mapping):
+    asked = plain.get("stages") or {}
+    try:
+        needed = stages_of(objective_settings(plain.get("objective")))
+    except (InputError, ValidationError):  # which the whole recipe says better
+        return asked
+    if not isinstance(asked, Mapping):
         return asked
     found = dict(asked)
-    for name, usual in entry.stages.items():
+    for name, usual in needed.items():
         how = found.get(name, {})
         found[name] = {"recipe": usual, **how} if isinstance(how, Mapping) else how
     return found

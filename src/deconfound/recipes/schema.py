@@ -22,7 +22,7 @@ from deconfound.core.threat import Norm, ThreatModel, parse_norm, parse_radius
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes.ciiv import SamplerSettings
 from deconfound.recipes.hosts import PerturbationSettings
-from deconfound.recipes.registry import OBJECTIVES, ObjectiveSettings, objective_settings
+from deconfound.recipes.registry import OBJECTIVES, ObjectiveSettings, objective_settings, stages_of
 from deconfound.training.settings import LoopSettings, Settings
 
 Radius = Annotated[float, BeforeValidator(parse_radius)]
@@ -109,7 +109,7 @@ class Recipe(LoopSettings):
 
     @model_validator(mode="after")
     def _stages_are_needed(self) -> Recipe:
-        needed = OBJECTIVES[self.objective.name].stages
+        needed = stages_of(self.objective)
         for name, how in self.stages.items():
             if not needed:
                 raise InputError("stages", name, f"no stage: {self.objective.name} builds on none")

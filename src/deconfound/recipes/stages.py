@@ -12,7 +12,7 @@ from deconfound.errors import InputError, require
 from deconfound.recipes.entries import Stage
 from deconfound.recipes.loading import Loaded, load_run
 from deconfound.recipes.players import DIGEST, restored, untrained
-from deconfound.recipes.registry import OBJECTIVES
+from deconfound.recipes.registry import stages_of
 from deconfound.recipes.resolve import merged, read_spec, resolve
 from deconfound.recipes.schema import Recipe
 from deconfound.records import StageUse
@@ -22,6 +22,7 @@ INHERITED = (
     "model",
     "model_options",
     "normalisation",
+    "sampler",
     "image_size",
     "channels_last",
     "norm",
@@ -65,7 +66,7 @@ def planned(recipe: Recipe, run: Path | None) -> tuple[Plan, ...]:
     """
     found: list[Plan] = []
     places: dict[str, str] = {}
-    for name in OBJECTIVES[recipe.objective.name].stages:
+    for name in stages_of(recipe.objective):
         how = recipe.stages[name]
         if isinstance(how, str):
             found.append(Plan(name, given=how))
@@ -86,7 +87,7 @@ def _resolved(name: str, how: Mapping[str, Any], recipe: Recipe, earlier: Mappin
         found = resolve(spec, data=recipe.data, family=recipe.family)
         rule = "what the run that builds on it has"
         require(found.image_size == recipe.image_size, "image_size", found.image_size, rule)
-        shared = {one: earlier[one] for one in OBJECTIVES[found.objective.name].stages if one in earlier}
+        shared = {one: earlier[one] for one in stages_of(found.objective) if one in earlier}
         return found.model_copy(update={"stages": {**found.stages, **shared}})
     except InputError as error:
         raise InputError(f"stages.{name}: {error.field}", error.value, error.rule) from None
@@ -137,7 +138,7 @@ def finished(run: str, field: str, ground: Ground, beside: Mapping[str, Stage]) 
             raise InputError(
                 field, run, f"a run built on the same {name} as this one, {shown} (give both with --{name})"
             )
-    return Stage(recipe=recipe, model=loaded.model, players=players, digest=loaded.digest, run=run)
+    return Stage(recipe=recipe, model=loaded.model, players=players, shape=ground.shape, digest=loaded.digest, run=run)
 
 
 def _check_ground(run: str, field: str, loaded: Loaded, ground: Ground) -> None:

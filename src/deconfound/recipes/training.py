@@ -95,11 +95,12 @@ def default_run(recipe: str, data: str | None = None) -> Path:
 
     >>> str(default_run("pgd-at"))
     'runs/pgd-at-digits'
-    >>> str(default_run("pgd-at", "data/mnist+patch:rho=1/10"))
-    'runs/pgd-at-mnist+patch-rho=1-10'
+    >>> str(default_run("cafe/trades", "data/mnist+patch:rho=1/10"))
+    'runs/cafe-trades-mnist+patch-rho=1-10'
     """
     spec = read_spec(recipe)
-    name = spec["recipe"] if Path(recipe).name == "recipe.yaml" else Path(recipe).stem
+    own = recipe.endswith((".yaml", ".yml")) and Path(recipe).name != "recipe.yaml"
+    name = Path(recipe).stem if own else spec["recipe"].replace("/", "-")
     return Path("runs") / f"{name}-{as_file_name(str(data or spec.get('data') or DEFAULT_DATA))}"
 
 

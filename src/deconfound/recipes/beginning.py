@@ -1,0 +1,44 @@
+"""Where the network of a run begins: at weights drawn from its seed, or at those of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from deconfound.errors import require
+from deconfound.models import fit_state
+from deconfound.recipes.entries import Stage
+from deconfound.recipes.registry import OBJECTIVES
+from deconfound.recipes.schema import Recipe
+
+ALIKE = ("model", "normalisation", "sampler")
+"""What a network has in common with the one that it begins at; options that change no shape, such as dropout, may
+differ."""
+
+
+def begin(model: nn.Module, recipe: Recipe, stages: Mapping[str, Stage]) -> None:
+    """Weights and BatchNorm statistics of the stage that the recipe's network starts from, if any, into the network.
+
+    Args:
+        model: as ``build_model`` makes it; it keeps dtype and device.
+        recipe: of the run.
+        stages: that it builds on, by name.
+
+    Raises:
+        InputError: the stage has another network.
+    """
+    name = OBJECTIVES[recipe.objective.name].begins_at
+    if not name:
+        return
+    stage = stages[name]
+    field = f"stages.{name}"
+    for key in ALIKE:
+        ours, theirs = getattr(recipe, key), getattr(stage.recipe, key)
+        shown = f"{stage.run or stage.recipe.recipe} with {key} {_plain(theirs)}"
+        require(ours == theirs, field, shown, f"a run with the same {key}, {_plain(ours)}")
+    fit_state(model, stage.model.state_dict(), field)
+
+
+def _plain(value: object) -> str:
+    return "none" if value is None else str(value)

@@ -1,0 +1,348 @@
+"""CAFE as recipes: base network, game and inoculation in one run, each stage given or resumed, and the control."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+import pytest
+import torch
+
+from deconfound.data.families import FAMILIES
+from deconfound.errors import InputError
+from deconfound.objectives import (
+    AMRGMM,
+    AdversarialTraining,
+    CausalAdv,
+    CiiVAdversarialTraining,
+    Help,
+    Inoculated,
+    Mart,
+    Trades,
+    WeightPerturbed,
+)
+from deconfound.recipes.loading import build_model, load_run
+from deconfound.recipes.players import restored
+from deconfound.recipes.registry import build_objective, is_stochastic
+from deconfound.recipes.resolve import names, parse_changes, read_spec, resolve
+from deconfound.recipes.stages import planned
+from deconfound.recipes.training import default_run, train
+from deconfound.records import TrainingRecord
+from deconfound.store import CheckpointFile
+from jobs import WEIGHTS, Told, contents, data_module, split
+from toys import stand_ins
+
+EACH = {"epochs": 1, "steps": 2, "batch_size": 16}
+SMALL = {"selection.size": 8, "selection.steps": 1, "model": "small", "objective.inversion_steps": 2, **EACH}
+BASE = {f"stages.base.{key}": value for key, value in EACH.items()}
+AMR = {f"stages.amr.{key}": value for key, value in EACH.items()}
+CAFE = SMALL | BASE | AMR
+FAIR = {key: value for key, value in SMALL.items() if not key.startswith("objective")}
+HOSTS = {
+    "adv": AdversarialTraining,
+    "pgd-at": AdversarialTraining,
+    "trades": Trades,
+    "mart": Mart,
+    "awp": WeightPerturbed,
+    "help": WeightPerturbed,
+    "causaladv-m": CausalAdv,
+    "ciiv+pgd-at": CiiVAdversarialTraining,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_data():
+    with pytest.MonkeyPatch.context() as patch:
+        data_module(patch, "cafe_data", train=split(88), test=split(20, seed=1))
+        data_module(patch, "cafe_other", train=split(88, seed=5), test=split(20))
+        data_module(patch, "cafe_few", train=split(88, 3), test=split(20, 3))
+        yield
+
+
+def trained(name="cafe/trades", changes=CAFE, **settings):
+    return train(name, data=settings.pop("data", "cafe_data:make"), changes=changes, **settings)
+
+
+def recipe(name, *words, family="digits", data="digits"):
+    return resolve(read_spec(name), data=data, family=family, changes=parse_changes(words))
+
+
+def built(name, *words, family="digits", size=16):
+    found = recipe(name, "model=small", *words, family=family)
+    shape = (1, size, size)
+    return build_objective(build_model(found, 4, shape), found, stand_ins(found, 4, shape))
+
+
+def weights(run):
+    return {name: (run / name).read_bytes() for name in (*WEIGHTS, "metrics.jsonl")}
+
+
+def state(run):
+    return load_run(run).model.state_dict()
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run of cafe/trades; not to be written to."""
+    return trained(out=tmp_path_factory.mktemp("whole") / "run").path
+
+
+@pytest.fixture(scope="module")
+def base(whole):
+    return whole / "stages" / "base"
+
+
+class TestPipeline:
+    def test_the_stages_are_runs_of_their_own_and_named_in_the_record(self, whole, base):
+        record = TrainingRecord.read(whole / "record.json")
+        assert list(record.stages) == ["base", "amr"]
+        assert [use.recipe for use in record.stages.values()] == ["cafe/base", "amr-gmm"]
+        for name, use in record.stages.items():
+            assert use.model_digest == load_run(whole / "stages" / name).digest
+        game = TrainingRecord.read(whole / "stages" / "amr" / "record.json")
+        assert game.stages["base"] == record.stages["base"]
+        assert {"h_moment", "h_distance", "h_causal_cross_entropy", "g_loss"} <= game.history[0].keys()
+        assert {"causal_kl", "cross_entropy", "kl"} <= record.history[0].keys()
+
+    def test_the_game_leaves_the_base_network_as_it_is_and_the_defence_begins_there(self, whole, base):
+        assert equal(state(base), state(whole / "stages" / "amr"))
+        loaded = load_run(whole)
+        objective = restored(whole, loaded, loaded.recipe)
+        assert isinstance(objective, Inoculated)
+        assert equal(dict(objective.causal.network.state_dict()), dict(state(base)))
+        h = objective.causal.hypothesis.state_dict()
+        game = load_run(whole / "stages" / "amr")
+        players = restored(whole / "stages" / "amr", game, game.recipe).players()
+        assert players.keys() == {"model", "h", "g"}
+        assert equal(dict(h), dict(players["h"].state_dict()))
+        assert equal(dict(loaded.model.state_dict()), dict(state(whole)))  # restoring moves no weight
+        moved = [not torch.equal(value, state(base)[name]) for name, value in state(whole).items()]
+        assert all(moved)
+        barely = trained(changes=CAFE | {"lr": 1e-9}, stages={"base": base, "amr": whole / "stages" / "amr"})
+        for name, value in barely.model.state_dict().items():
+            torch.testing.assert_close(value, state(base)[name], rtol=0, atol=1e-6)
+
+    def test_weight_0_is_the_control_bit_for_bit(self, whole, base):
+        given = {"base": base, "amr": whole / "stages" / "amr"}
+        changes = SMALL | {"epochs": 2, "objective.weight": 0}
+        fair = trained("fair/trades", FAIR | {"epochs": 2}, stages={"base": base})
+        cafe = trained(changes=changes, stages=given)
+        assert equal(dict(fair.model.state_dict()), dict(cafe.model.state_dict()))
+        other = trained(changes=changes | {"objective.weight": 5}, stages=given)
+        assert not equal(dict(fair.model.state_dict()), dict(other.model.state_dict()))
+
+    def test_given_runs_in_place_of_stages_and_memory_in_place_of_a_folder(self, whole, base, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        both = trained(out=tmp_path / "r", changes=SMALL, stages={"base": base, "amr": whole / "stages" / "amr"})
+        assert equal(state(tmp_path / "r"), state(whole))
+        assert not (tmp_path / "r" / "stages").exists()
+        assert [use.run for use in both.record.stages.values()] == [str(base), str(whole / "stages" / "amr")]
+        half = trained(changes=SMALL | AMR, stages={"base": base})
+        assert equal(dict(half.model.state_dict()), dict(state(whole)))
+        assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+    def test_a_finished_stage_is_reused_and_gives_the_same_bytes(self, whole, tmp_path):
+        run, told = shutil.copytree(whole, tmp_path / "run"), Told()
+        for name in ("record.json", "last.ckpt", "previous.ckpt", *WEIGHTS):
+            (run / name).unlink(missing_ok=True)
+        stages = contents(run / "stages")
+        trained(out=run, resume=True, monitor=told)
+        assert [f"stage {name}: finished before; nothing is left to do" in told.messages for name in ("base", "amr")]
+        assert contents(run / "stages") == stages
+        assert weights(run) == weights(whole)
+
+    def test_a_kill_in_the_game_is_resumed_bit_for_bit(self, whole, tmp_path, monkeypatch):
+        run, save, count = tmp_path / "run", CheckpointFile.save, []
+
+        def killing(self, state):
+            save(self, state)
+            count.append(self.last.parent.name)
+            if count.count("amr") == 3:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(CheckpointFile, "save", killing)
+            with pytest.raises(KeyboardInterrupt):
+                trained(out=run, checkpoint_seconds=0)
+        assert (run / "stages" / "base" / "record.json").exists()
+        assert not (run / "stages" / "amr" / "record.json").exists()
+        trained(out=run, resume=True)
+        assert weights(run) == weights(whole)
+        assert weights(run / "stages" / "amr") == weights(whole / "stages" / "amr")
+
+    def test_every_part_of_the_hardest_hosts_runs(self, whole, base):
+        given = {"base": base, "amr": whole / "stages" / "amr"}
+        more = {f"stages.standard.{key}": EACH[key] for key in ("epochs", "batch_size")}
+        helped = trained("cafe/help", SMALL | more, stages=given)
+        assert list(helped.record.stages) == ["base", "amr", "standard"]
+        assert helped.players.keys() == {"model", "standard", "causal"}
+        assert trained("cafe-authors/mart", SMALL, stages=given).players.keys() == {"model", "causal"}
+        styled = trained("cafe/causaladv-m", SMALL, stages=given)
+        assert styled.players.keys() == {"model", "style", "causal"}
+        seen = trained("cafe/ciiv+pgd-at", CAFE | {"sampler.loops": 2})
+        assert "validation_robust" not in seen.record.history[0]
+        assert seen.record.stages["base"].recipe == "ciiv+pgd-at"
+        assert seen.record.history[0]["causal_kl"] > 0
+
+
+class TestBook:
+    @pytest.mark.parametrize("name", [name for name in names() if "/" in name or name == "amr-gmm"])
+    def test_every_recipe_and_stage_resolves_for_every_family(self, name):
+        for family in FAMILIES:
+            found = recipe(name, family=family)
+            plans = planned(found, None)
+            assert all(plan.recipe.eps == found.eps and plan.recipe.model == found.model for plan in plans)
+            assert is_stochastic(found.objective) == ("ciiv" in name)
+            assert found.selection.keep == "last" or not ("ciiv" in name or "authors" in name or name == "amr-gmm")
+
+    @pytest.mark.parametrize(("name", "kind"), HOSTS.items())
+    def test_the_hosts_and_their_controls(self, name, kind):
+        found = built(f"cafe/{name}")
+        assert isinstance(found, Inoculated)
+        assert isinstance(found.host, kind)
+        if name != "pgd-at":
+            assert type(built(f"fair/{name}")) is kind
+
+    def test_the_papers_weights_and_attacks(self):
+        trades, mart, awp, helped, adv = (
+            built(f"cafe/{name}").host for name in ("trades", "mart", "awp", "help", "adv")
+        )
+        assert (trades.beta, mart.weight, awp.gamma, awp.objective.beta) == (2, 3, 0.01, 4)
+        assert isinstance(helped.objective, Help)
+        assert (helped.gamma, helped.objective.gamma, helped.objective.objective.beta) == (0.01, 0.25, 4)
+        for host in (trades, mart, adv, awp.objective, helped.objective.objective):
+            assert host.attack.step == pytest.approx(0.23 * 0.1)
+            assert host.attack.loss.__name__ == "cross_entropy"
+            assert host.attack.start == "uniform"
+        assert not trades.reference
+        assert built("trades").reference
+
+    def test_the_radius_is_the_papers_for_data_and_network_and_half_of_eps_elsewhere(self):
+        for data, family, values in (
+            ("cifar10", "cifar", (0.03, 4 / 255, 2 / 255)),
+            ("svhn", "cifar", (4 / 255, 1 / 255, 1 / 255)),
+            ("tiny-imagenet", "tiny", (1 / 255, 0.5 / 255, 0.5 / 255)),
+        ):
+            for model, gamma in zip(("vgg16", "resnet18", "wrn-34-10"), values, strict=True):
+                found = recipe("cafe/mart", f"model={model}", family=family, data=data)
+                assert found.objective.gamma == pytest.approx(gamma)
+                assert found.model_options == ({"dropout": 0.3} if model == "wrn-34-10" else {})
+                assert planned(found, None)[0].recipe.model_options == found.model_options
+        assert recipe("cafe/adv").objective.gamma == 0.05
+        assert recipe("cafe/adv", "eps=0.2").objective.gamma == 0.1
+        assert recipe("cafe/adv", "objective.gamma=4/255").objective.gamma == 4 / 255
+        assert recipe("cafe/adv", "norm=l2").objective.gamma == 0.05  # it is a radius in L-infinity
+        assert recipe("cafe/adv", family="cifar", data="mine").objective.gamma == 4 / 255
+        assert recipe("cafe/adv", "model=small", family="cifar", data="mine").objective.gamma == 4 / 255
+
+    def test_the_schedules(self):
+        found = recipe("cafe/adv", family="cifar")
+        base, game = (plan.recipe for plan in planned(found, None))
+        assert (found.epochs, found.batch_size, found.lr, found.optimizer.weight_decay) == (4, 64, 1e-3, 2e-4)
+        assert (base.epochs, base.batch_size, base.lr, base.optimizer.weight_decay) == (30, 128, 0.1, 2e-4)
+        assert {found.schedule.name, base.schedule.name} == {"triangular"}
+        assert (game.epochs, game.batch_size, game.lr, game.optimizer.weight_decay) == (10, 128, 1e-4, 1e-5)
+        assert (game.optimizer.name, game.optimizer.amsgrad, game.schedule.name) == ("adamw", True, "constant")
+        tiny = recipe("amr-gmm", family="tiny").optimizer
+        assert (tiny.betas, tiny.weight_decay, tiny.amsgrad) == ((0.5, 0.999), 1e-4, False)
+        fair = recipe("fair/adv", family="cifar")
+        same = ("epochs", "batch_size", "lr", "optimizer", "schedule", "eps", "steps", "step_size", "selection")
+        assert all(getattr(fair, key) == getattr(found, key) for key in same)
+
+    def test_the_authors_form(self):
+        found = recipe("cafe-authors/trades", family="cifar")
+        assert (found.eps, found.objective.reference, found.objective.detach_target) == (0.03, "live", False)
+        assert planned(found, None)[1].recipe.objective.norm == "shared"
+        tiny = recipe("cafe-authors/trades", family="tiny")
+        assert (tiny.eps, tiny.objective.inversion_steps) == (4 / 255, 3)
+        assert built("cafe-authors/trades").reference == "live"
+
+    def test_the_game(self):
+        found = built("amr-gmm", "objective.penalty=2", "objective.test=none", "objective.norm=shared")
+        assert isinstance(found, AMRGMM)
+        assert (found.penalty, found.g, found.norm) == (2, None, "shared")
+        vectors = built("amr-gmm", "objective.layer=linear1", "objective.moment=class_residual")
+        assert type(vectors.h).__name__ == "LinearNet"
+        assert vectors.moment.name == "class_residual"
+        deeper = built("cafe/adv", "stages.amr.objective.layer=linear1")
+        assert deeper.causal.layer == "linear1"
+
+    def test_runs_have_names_without_slash(self):
+        assert str(default_run("cafe/trades", "a/b")) == "runs/cafe-trades-b"
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("name", "words", "message"),
+        [
+            ("cafe/adv", "stages.amr.objective.layer=conv9", r"layer: got 'conv9'; expected one of normalise, conv1"),
+            (
+                "amr-gmm",
+                "objective.layer=linear1 objective.form=convolutional",
+                r"features: got \(100,\); expected maps",
+            ),
+            (
+                "cafe/adv",
+                "objective.host=standard",
+                r"objective\.host: got 'standard'; expected an objective with an adv",
+            ),
+            ("cafe/adv", "objective.host=cafe", r"objective\.host: got 'cafe'"),
+            ("fair/adv", "objective.host=amr-gmm", r"objective\.host: got 'amr-gmm'"),
+            ("help", "objective.host=ciiv-at", r"objective\.host: got 'ciiv-at'"),
+            ("cafe/adv", "objective.host=tradse", "got 'tradse'.*did you mean 'trades'"),
+            ("cafe/trades", "objective.host.betta=1", r"did you mean 'objective\.host\.beta'"),
+            ("cafe/adv", "objective.gamma=x", r"objective\.gamma: got 'x'; expected a finite number"),
+            ("cafe/adv", "objective.weight=-1", r"objective\.weight: got -1"),
+            ("amr-gmm", "objective.penalty=0", r"objective\.penalty: got 0; expected a number above 0"),
+            ("amr-gmm", "awp.gamma=0.1", "awp: got .* expected none with amr-gmm"),
+            ("fair/adv", "stages.amr=x", "stages: got 'amr'; expected one of base"),
+        ],
+    )
+    def test_settings(self, name, words, message):
+        with pytest.raises(InputError, match=message) as caught:
+            built(name, *words.split())
+        assert "\n" not in str(caught.value)
+
+    def test_a_layer_that_does_not_exist_is_refused_before_anything_is_written(self, tmp_path):
+        with pytest.raises(InputError, match="layer: got 'conv9'"):
+            trained(changes=CAFE | {"stages.amr.objective.layer": "conv9"}, out=tmp_path / "r")
+        assert not (tmp_path / "r").exists()
+
+    def test_runs_that_do_not_fit(self, whole, base, tmp_path):
+        amr = whole / "stages" / "amr"
+        own = {key: value for key, value in SMALL.items() if not key.startswith("objective")}
+        net = trained("cafe/base", own | {"model": "lenet5"}, out=tmp_path / "net").path
+        levels = trained(
+            "cafe/base", own | {"normalisation.mean": [0.5], "normalisation.std": [0.5]}, out=tmp_path / "l"
+        )
+        other = trained("cafe/base", own, data="cafe_other:make", out=tmp_path / "other").path
+        few = trained("cafe/base", own, data="cafe_few:make", out=tmp_path / "few").path
+        second = trained("cafe/base", own | {"seed": 3}, out=tmp_path / "second").path
+        for stages, message in (
+            ({"base": net}, r"stages\.base: got '.*net with model lenet5'; expected a run with the same model, small"),
+            ({"base": levels.path}, r"stages\.base: got '.*with normalisation .*the same normalisation, none"),
+            ({"base": other}, r"stages\.base: got '.*trained on cafe_other:make'; expected a run trained on the same"),
+            ({"base": few}, r"stages\.base: got '.*with 3 classes"),
+            (
+                {"base": second, "amr": amr},
+                r"stages\.amr: got .* expected a run built on the same base as this one, .*second",
+            ),
+            ({"amr": amr}, r"stages\.amr: got .*one still to be trained \(give both with --base\)"),
+            ({"base": base, "amr": base}, r"stages\.amr: got .* expected a run of amr-gmm"),
+        ):
+            with pytest.raises(InputError, match=message) as caught:
+                trained(changes=SMALL, stages=stages, out=tmp_path / "r")
+            assert "\n" not in str(caught.value)
+            assert not (tmp_path / "r").exists()
+
+    def test_a_radius_above_eps_is_allowed_and_warned_of_once(self, whole, base, caplog):
+        given = {"base": base, "amr": whole / "stages" / "amr"}
+        with caplog.at_level(logging.WARNING, logger="deconfound"):
+            trained(changes=SMALL | {"objective.gamma": 0.4}, stages=given)
+        assert [entry.message for entry in caplog.records] == [
+            "causal inversion looks further than the attack: gamma 0.4 is above eps 0.1"
+        ]
