@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from deconfound.errors import InputError
 from deconfound.functional.losses import kl_divergence
-from deconfound.functional.moments import MOMENTS, distance_penalty, log_product, moment, residual, size_penalty
+from deconfound.functional.moments import (
+    MOMENTS,
+    class_residual,
+    distance_penalty,
+    log_product,
+    moment,
+    residual,
+    size_penalty,
+)
 
 LABELS = torch.tensor([0, 2, 1])
 
@@ -58,6 +68,17 @@ def test_penalties_are_elementwise_means():
     assert float(size_penalty(test, instrument)) == pytest.approx(float((test**2).sum() / 96))
     with pytest.raises(InputError, match="test: got"):
         distance_penalty(test, instrument[:, :1])
+
+
+def test_the_residual_of_probabilities():
+    """By hand, with no test function for the constant one, and finite where logits saturate."""
+    hypothesis, test = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, math.log(3)]])
+    assert float(class_residual(torch.tensor([1]), hypothesis, test)) == pytest.approx(0.5 * 0.75 - 0.5 * 0.25)
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = 3 * torch.randn(50, 4, generator=generator), torch.arange(50) % 4
+    torch.testing.assert_close(class_residual(labels, logits, torch.ones(50, 4)), torch.zeros(50), atol=1e-6, rtol=0)
+    assert class_residual(labels, 1e30 * logits, -1e30 * logits).abs().max() <= 1
+    assert moment("class_residual").penalty is size_penalty
 
 
 def test_names():

@@ -114,6 +114,18 @@ def trades(model, beta=6.0, **more):
     return Trades(model, recorder, beta=beta), recorder
 
 
+def test_trades_without_a_reference_saves_the_clean_prediction_in_evaluation():
+    passes = {}
+    for reference in (True, False):
+        model, modes = tiny_net(), []
+        model.register_forward_hook(lambda module, *_, modes=modes: modes.append(module.training))
+        recorder = Recorder(PGD(THREAT, steps=3, keep="last"))
+        one_step(Trades(model, recorder, reference=reference))
+        passes[reference] = modes
+        assert (recorder.calls[0][2] is None) == (not reference)
+    assert passes[True] == [False, *passes[False]]
+
+
 @pytest.mark.parametrize("beta", [0.0, 1.0, 6.0])
 @pytest.mark.parametrize("norm", [False, True])
 def test_trades_is_cross_entropy_plus_beta_times_the_divergence(norm, beta):
