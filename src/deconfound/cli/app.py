@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from deconfound.cli.analyzing import analyze
+from deconfound.cli.exporting import export
 from deconfound.cli.options import Data, Json, Overwrite, Quiet, accelerator_of, devices_of, numbers_of
 from deconfound.cli.screen import Screen, logged
 from deconfound.errors import InputError
@@ -238,6 +239,7 @@ def evaluate(
 
 
 app.command()(analyze)
+app.command()(export)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from deconfound.records.analysis import (
     StyleRecord,
 )
 from deconfound.records.base import SCHEMA_VERSION, Interval, Machine, Record, Threat, VersionedRecord, show_radius
+from deconfound.records.card import CardEvaluation, ExportedFile, ModelCard
 from deconfound.records.runs import (
     AttackResult,
     AuditResult,
@@ -41,6 +42,7 @@ __all__ = [
     "AttackResult",
     "Attacker",
     "AuditResult",
+    "CardEvaluation",
     "Check",
     "ColumnResult",
     "ComparedEvaluation",
@@ -48,8 +50,10 @@ __all__ = [
     "Correlations",
     "CurvePoint",
     "EvaluationRecord",
+    "ExportedFile",
     "Interval",
     "Machine",
+    "ModelCard",
     "Neighbour",
     "Outcome",
     "PairedDifference",

@@ -8,6 +8,7 @@ from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
     from deconfound.reporting.analyses import analysis_files, analysis_table
+    from deconfound.reporting.card import card_text
     from deconfound.reporting.column_figure import columns_figure
     from deconfound.reporting.comparison import comparison_view
     from deconfound.reporting.figures import curve_figure, png, survivors_figure, svg, training_figure
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _HOME = {
     "analysis_files": "analyses",
     "analysis_table": "analyses",
+    "card_text": "card",
     "columns_figure": "column_figure",
     "comparison_view": "comparison",
     "curve_figure": "figures",
@@ -35,6 +37,7 @@ _HOME = {
 __all__ = [
     "analysis_files",
     "analysis_table",
+    "card_text",
     "columns_figure",
     "comparison_view",
     "curve_figure",
