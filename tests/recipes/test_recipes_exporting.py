@@ -184,9 +184,7 @@ class TestARandomNetwork:
 
         loaded = load_run(random)
         monkeypatch.setattr(exporting, "load_run", lambda _: type(loaded)(**vars(loaded) | {"model": Drawn()}))
-        with pytest.raises(
-            InputError, match=r"Drawn draws its predictions, .* has no deterministic surrogate"
-        ):
+        with pytest.raises(InputError, match=r"Drawn draws its predictions, .* has no deterministic surrogate"):
             export(random, tmp_path, formats="onnx", stochastic="surrogate")
 
 
