@@ -15,20 +15,23 @@ if TYPE_CHECKING:
     from deconfound.recipes.analysing import analyze
     from deconfound.recipes.comparing import compare
     from deconfound.recipes.evaluating import evaluate
+    from deconfound.recipes.exporting import export
     from deconfound.recipes.loading import load
     from deconfound.recipes.training import train
-    from deconfound.records import Comparison, EvaluationRecord, TrainingRecord
+    from deconfound.records import Comparison, EvaluationRecord, ModelCard, TrainingRecord
 
 _HOME = {
     "Comparison": "records",
     "EvaluationRecord": "records",
     "InputError": "errors",
+    "ModelCard": "records",
     "Streams": "core.streams",
     "ThreatModel": "core.threat",
     "TrainingRecord": "records",
     "analyze": "recipes.analysing",
     "compare": "recipes.comparing",
     "evaluate": "recipes.evaluating",
+    "export": "recipes.exporting",
     "load": "recipes.loading",
     "train": "recipes.training",
 }
@@ -37,6 +40,7 @@ __all__ = [
     "Comparison",
     "EvaluationRecord",
     "InputError",
+    "ModelCard",
     "Streams",
     "ThreatModel",
     "TrainingRecord",
@@ -47,6 +51,7 @@ __all__ = [
     "data",
     "evaluate",
     "evaluation",
+    "export",
     "load",
     "models",
     "objectives",

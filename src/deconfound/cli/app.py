@@ -12,6 +12,7 @@ import typer
 
 from deconfound.cli.analyzing import analyze
 from deconfound.cli.certifying import certify
+from deconfound.cli.exporting import export
 from deconfound.cli.options import Data, Json, Overwrite, Quiet, accelerator_of, devices_of, numbers_of
 from deconfound.cli.screen import Screen, logged
 from deconfound.errors import InputError
@@ -244,6 +245,7 @@ def evaluate(
 
 app.command()(analyze)
 app.command()(certify)
+app.command()(export)
 
 
 @app.command()

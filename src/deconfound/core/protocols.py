@@ -69,6 +69,13 @@ class DeclaresSurrogates(Protocol):
     def attack_surrogates(self) -> Sequence[DeclaredAttack]: ...
 
 
+@runtime_checkable
+class HasExpectation(Protocol):
+    """A random network with a deterministic one in its place, in two parts: ``head(features(images))`` are logits."""
+
+    def expectation(self) -> nn.Module: ...
+
+
 class StylePredictor(Protocol):
     """Style s = n(f) B^T of features (B, D), and the logits (B, K) that it suggests: V phi(s) + c, plus a correction.
 

@@ -9,6 +9,7 @@ from deconfound.lazy import exporter
 if TYPE_CHECKING:
     from deconfound.recipes.comparing import compare
     from deconfound.recipes.evaluating import evaluate
+    from deconfound.recipes.exporting import export
     from deconfound.recipes.loading import load
     from deconfound.recipes.schema import Recipe
     from deconfound.recipes.targets import evaluate_target
@@ -20,10 +21,11 @@ _HOME = {
     "compare": "comparing",
     "evaluate": "evaluating",
     "evaluate_target": "targets",
+    "export": "exporting",
     "load": "loading",
     "train": "training",
 }
-__all__ = ["Recipe", "Trained", "compare", "evaluate", "evaluate_target", "load", "train"]
+__all__ = ["Recipe", "Trained", "compare", "evaluate", "evaluate_target", "export", "load", "train"]
 
 
 __getattr__ = exporter(__name__, _HOME)

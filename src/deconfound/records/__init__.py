@@ -15,6 +15,7 @@ from deconfound.records.analysis import (
     StyleRecord,
 )
 from deconfound.records.base import SCHEMA_VERSION, Interval, Machine, Record, Threat, VersionedRecord, show_radius
+from deconfound.records.card import CardEvaluation, ExportedFile, ModelCard
 from deconfound.records.certification import CertificationRecord, CertifiedPoint, CertifiedShare
 from deconfound.records.runs import (
     AttackResult,
@@ -46,6 +47,7 @@ __all__ = [
     "CertificationRecord",
     "CertifiedPoint",
     "CertifiedShare",
+    "CardEvaluation",
     "Check",
     "ColumnResult",
     "ComparedEvaluation",
@@ -53,8 +55,10 @@ __all__ = [
     "Correlations",
     "CurvePoint",
     "EvaluationRecord",
+    "ExportedFile",
     "Interval",
     "Machine",
+    "ModelCard",
     "Neighbour",
     "Outcome",
     "PairedDifference",

@@ -8,6 +8,7 @@ from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
     from deconfound.reporting.analyses import analysis_files, analysis_table
+    from deconfound.reporting.card import card_text
     from deconfound.reporting.certification import certification_table
     from deconfound.reporting.column_figure import columns_figure
     from deconfound.reporting.comparison import comparison_view
@@ -20,6 +21,7 @@ _HOME = {
     "analysis_files": "analyses",
     "analysis_table": "analyses",
     "certification_table": "certification",
+    "card_text": "card",
     "columns_figure": "column_figure",
     "comparison_view": "comparison",
     "curve_figure": "figures",
@@ -38,6 +40,7 @@ __all__ = [
     "analysis_files",
     "analysis_table",
     "certification_table",
+    "card_text",
     "columns_figure",
     "comparison_view",
     "curve_figure",
