@@ -176,6 +176,9 @@ def evaluate(
     loops: Annotated[
         int | None, typer.Option(metavar="L", help="Views of what attacks climb, for ciiv; by default all.")
     ] = None,
+    separate: Annotated[
+        bool, typer.Option("--separate", help="Every attack by itself on all images, as a column; not with fast.")
+    ] = False,
     devices: Annotated[str, typer.Option(metavar="N", help="Devices that share the work, a number or auto.")] = "1",
     num_nodes: Annotated[int, typer.Option(min=1, metavar="N", help="Machines.")] = 1,
     mean: Annotated[str | None, typer.Option(metavar="M,..", help="Normalisation inside a named network.")] = None,
@@ -222,6 +225,7 @@ def evaluate(
             audit_min=audit_min,
             audit_share=audit_share,
             loops=loops,
+            separate=separate,
         )
         compute = Compute(devices=devices_of(devices), num_nodes=num_nodes, accelerator=accelerator_of(device))
         record, path = evaluate_target(

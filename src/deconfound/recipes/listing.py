@@ -46,7 +46,11 @@ def _attacks() -> list[tuple[str, str]]:
 def _suites() -> list[tuple[str, str]]:
     from deconfound.attacks import suites
 
-    return [(name, suites.about(name)) for name in suites.names()]
+    steps = "that attack alone with so many steps: a first look, an upper bound"
+    return [
+        *((name, suites.about(name)) for name in suites.names()),
+        *((name, steps) for name in suites.SINGLE_ATTACKS),
+    ]
 
 
 def _objectives() -> list[tuple[str, str]]:
