@@ -10,7 +10,6 @@ from deconfound.data.naming import as_file_name, base_of, moved, parts_of, setti
 from deconfound.data.sources import load
 from deconfound.errors import InputError
 
-
 MARKED = ("digits:train=20+patch:rho=0.5", "digits+patch:rho=0.5")
 
 
