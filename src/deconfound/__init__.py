@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from deconfound.recipes.comparing import compare
     from deconfound.recipes.evaluating import evaluate
     from deconfound.recipes.loading import load
+    from deconfound.recipes.studying import study
     from deconfound.recipes.training import train
-    from deconfound.records import Comparison, EvaluationRecord, TrainingRecord
+    from deconfound.records import Comparison, EvaluationRecord, StudyRecord, TrainingRecord
 
 _HOME = {
     "Comparison": "records",
     "EvaluationRecord": "records",
     "InputError": "errors",
+    "StudyRecord": "records",
     "Streams": "core.streams",
     "ThreatModel": "core.threat",
     "TrainingRecord": "records",
@@ -30,6 +32,7 @@ _HOME = {
     "compare": "recipes.comparing",
     "evaluate": "recipes.evaluating",
     "load": "recipes.loading",
+    "study": "recipes.studying",
     "train": "recipes.training",
 }
 _ROOMS = ("analysis", "attacks", "data", "evaluation", "models", "objectives", "training")
@@ -37,6 +40,7 @@ __all__ = [
     "Comparison",
     "EvaluationRecord",
     "InputError",
+    "StudyRecord",
     "Streams",
     "ThreatModel",
     "TrainingRecord",
@@ -50,6 +54,7 @@ __all__ = [
     "load",
     "models",
     "objectives",
+    "study",
     "train",
     "training",
 ]

@@ -11,8 +11,10 @@ from typing import Annotated
 import typer
 
 from deconfound.cli.analyzing import analyze
+from deconfound.cli.listing import list_
 from deconfound.cli.options import Data, Json, Overwrite, Quiet, accelerator_of, devices_of, numbers_of
 from deconfound.cli.screen import Screen, logged
+from deconfound.cli.studying import study
 from deconfound.errors import InputError
 from deconfound.recipes.processes import process_rank
 
@@ -242,6 +244,7 @@ def evaluate(
 
 
 app.command()(analyze)
+app.command()(study)
 
 
 @app.command()
@@ -280,23 +283,7 @@ def compare(
         typer.echo(f"Record: {out}")
 
 
-@app.command(name="list")
-def list_(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="recipes, models, data, attacks, suites or objectives.")],
-    json: Json = False,
-) -> None:
-    """Show what there is, with a line on each."""
-    from deconfound.recipes.listing import listing
-
-    rows = listing(kind)
-    if json:
-        import json as codec
-
-        typer.echo(codec.dumps(dict(rows), indent=1))
-        return
-    width = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        typer.echo(f"{name:<{width}}  {text}")
+app.command(name="list")(list_)
 
 
 def _complain(text: str) -> None:

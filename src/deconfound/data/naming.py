@@ -51,7 +51,8 @@ def parts_of(name: str) -> DataName:
         base, colon, settings = name.partition(":")
         return DataName(SHAPES, None, settings if colon else None) if base == SHAPES else DataName(name)
     found = _KNOWN.fullmatch(name)
-    read, overlay, settings = found.groups() if found else (name, None, None)
+    read = found["base"] if found else name
+    overlay, settings = (found["overlay"], found["settings"]) if found else (None, None)
     base, colon, drawn = read.partition(":")
     if base == SHAPES:
         return DataName(SHAPES, overlay, settings if found else drawn if colon else None)

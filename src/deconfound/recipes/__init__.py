@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from deconfound.recipes.evaluating import evaluate
     from deconfound.recipes.loading import load
     from deconfound.recipes.schema import Recipe
+    from deconfound.recipes.studying import study
     from deconfound.recipes.targets import evaluate_target
     from deconfound.recipes.training import Trained, train
 
@@ -21,9 +22,10 @@ _HOME = {
     "evaluate": "evaluating",
     "evaluate_target": "targets",
     "load": "loading",
+    "study": "studying",
     "train": "training",
 }
-__all__ = ["Recipe", "Trained", "compare", "evaluate", "evaluate_target", "load", "train"]
+__all__ = ["Recipe", "Trained", "compare", "evaluate", "evaluate_target", "load", "study", "train"]
 
 
 __getattr__ = exporter(__name__, _HOME)

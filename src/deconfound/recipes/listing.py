@@ -60,6 +60,12 @@ def _objectives() -> list[tuple[str, str]]:
     return [(name, entry.about) for name, entry in OBJECTIVES.items()]
 
 
+def _studies() -> list[tuple[str, str]]:
+    from deconfound.recipes.study_file import about, names
+
+    return [(name, about(name)) for name in names()]
+
+
 KINDS: Mapping[str, Callable[[], list[tuple[str, str]]]] = {
     "recipes": _recipes,
     "models": _models,
@@ -67,6 +73,7 @@ KINDS: Mapping[str, Callable[[], list[tuple[str, str]]]] = {
     "attacks": _attacks,
     "suites": _suites,
     "objectives": _objectives,
+    "studies": _studies,
 }
 
 

@@ -32,6 +32,14 @@ from deconfound.records.runs import (
     TrainingRecord,
     Verdict,
 )
+from deconfound.records.studies import (
+    StudyDifference,
+    StudyMean,
+    StudyRecord,
+    StudyResult,
+    StudyRun,
+    StudyTest,
+)
 
 __all__ = [
     "ANALYSES",
@@ -58,6 +66,12 @@ __all__ = [
     "Reader",
     "Record",
     "Spread",
+    "StudyDifference",
+    "StudyMean",
+    "StudyRecord",
+    "StudyResult",
+    "StudyRun",
+    "StudyTest",
     "StyleBasis",
     "StyleQuery",
     "StyleRecord",
