@@ -205,7 +205,8 @@ class TestInterruptions:
         assert told.messages[0].startswith("standard-0: process ")
         assert told.messages[0].endswith(" works on it, passed over")
         assert [text for text in told.messages if "pgd-at-0" in text] == []  # there is nothing to do
-        assert "works on it" in found.record.missing[0]
+        assert str(found.status[0]).endswith(" works on it")
+        assert found.record.missing == (found.status[0].progress,)
         assert found.status[1].complete
         assert study(DEFINITION, out=copy).record.missing == ()
 

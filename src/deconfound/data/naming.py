@@ -48,20 +48,19 @@ def parts_of(name: str) -> DataName:
     'train=100'
     """
     if exists(name):
-        base, colon, settings = name.partition(":")
-        return DataName(SHAPES, None, settings if colon else None) if base == SHAPES else DataName(name)
+        base, colon, drawn = name.partition(":")
+        return DataName(SHAPES, None, drawn if colon else None) if base == SHAPES else DataName(name)
     found = _KNOWN.fullmatch(name)
     read = found["base"] if found else name
-    overlay, settings = (found["overlay"], found["settings"]) if found else (None, None)
+    overlay: str | None = found["overlay"] if found else None
+    settings: str | None = found["settings"] if found else None
     base, colon, drawn = read.partition(":")
     if base == SHAPES:
         return DataName(SHAPES, overlay, settings if found else drawn if colon else None)
     limited = None if exists(read) else _LIMITED.fullmatch(read)
-    return (
-        DataName(limited["base"], overlay, settings, limited["limits"])
-        if limited
-        else DataName(read, overlay, settings)
-    )
+    if limited is None:
+        return DataName(read, overlay, settings)
+    return DataName(limited["base"], overlay, settings, limited["limits"])
 
 
 def base_of(name: str) -> str:

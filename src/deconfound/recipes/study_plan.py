@@ -250,10 +250,15 @@ class Status:
         """Whether nothing is left."""
         return self.training == "done" and all(found == "done" for found in self.judgements.values())
 
+    @property
+    def progress(self) -> str:
+        """How far, without who is at it."""
+        parts = [f"training {self.training}", *(f"{name} {found}" for name, found in self.judgements.items())]
+        return f"{self.run}: {', '.join(parts)}"
+
     def __str__(self) -> str:
         """One line."""
-        parts = [f"training {self.training}", *(f"{name} {found}" for name, found in self.judgements.items())]
-        return f"{self.run}: {', '.join(parts)}" + (f"; {self.holder} works on it" if self.holder else "")
+        return self.progress + (f"; {self.holder} works on it" if self.holder else "")
 
 
 def status(run: Planned) -> Status:

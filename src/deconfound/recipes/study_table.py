@@ -69,7 +69,7 @@ def collected(study: Study, runs: Sequence[Planned], status: Sequence[Status], f
         means=tuple(means(found)),
         tests=tests,
         differences=tuple(differences(tests)),
-        missing=(*failures, *(str(one) for one in status if not one.complete)),
+        missing=(*failures, *(one.progress for one in status if not one.complete)),
         commit=commit(),
         machine=describe(),
     )
