@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from deconfound.recipes.evaluating import evaluate
     from deconfound.recipes.exporting import export
     from deconfound.recipes.loading import load
+    from deconfound.recipes.studying import study
     from deconfound.recipes.training import train
-    from deconfound.records import Comparison, EvaluationRecord, ModelCard, TrainingRecord
+    from deconfound.records import Comparison, EvaluationRecord, ModelCard, StudyRecord, TrainingRecord
 
 _HOME = {
     "Comparison": "records",
     "EvaluationRecord": "records",
     "InputError": "errors",
     "ModelCard": "records",
+    "StudyRecord": "records",
     "Streams": "core.streams",
     "ThreatModel": "core.threat",
     "TrainingRecord": "records",
@@ -33,6 +35,7 @@ _HOME = {
     "evaluate": "recipes.evaluating",
     "export": "recipes.exporting",
     "load": "recipes.loading",
+    "study": "recipes.studying",
     "train": "recipes.training",
 }
 _ROOMS = ("analysis", "attacks", "data", "evaluation", "models", "objectives", "training")
@@ -41,6 +44,7 @@ __all__ = [
     "EvaluationRecord",
     "InputError",
     "ModelCard",
+    "StudyRecord",
     "Streams",
     "ThreatModel",
     "TrainingRecord",
@@ -55,6 +59,7 @@ __all__ = [
     "load",
     "models",
     "objectives",
+    "study",
     "train",
     "training",
 ]

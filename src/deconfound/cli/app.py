@@ -13,8 +13,10 @@ import typer
 from deconfound.cli.analyzing import analyze
 from deconfound.cli.certifying import certify
 from deconfound.cli.exporting import export
+from deconfound.cli.listing import list_
 from deconfound.cli.options import Data, Json, Overwrite, Quiet, accelerator_of, devices_of, numbers_of
 from deconfound.cli.screen import Screen, logged
+from deconfound.cli.studying import study
 from deconfound.errors import InputError
 from deconfound.recipes.processes import process_rank
 
@@ -182,6 +184,9 @@ def evaluate(
     loops: Annotated[
         int | None, typer.Option(metavar="L", help="Views of what attacks climb, for ciiv; by default all.")
     ] = None,
+    separate: Annotated[
+        bool, typer.Option("--separate", help="Every attack by itself on all images, as a column; not with fast.")
+    ] = False,
     devices: Annotated[str, typer.Option(metavar="N", help="Devices that share the work, a number or auto.")] = "1",
     num_nodes: Annotated[int, typer.Option(min=1, metavar="N", help="Machines.")] = 1,
     mean: Annotated[str | None, typer.Option(metavar="M,..", help="Normalisation inside a named network.")] = None,
@@ -228,6 +233,7 @@ def evaluate(
             audit_min=audit_min,
             audit_share=audit_share,
             loops=loops,
+            separate=separate,
         )
         compute = Compute(devices=devices_of(devices), num_nodes=num_nodes, accelerator=accelerator_of(device))
         record, path = evaluate_target(
@@ -246,6 +252,7 @@ def evaluate(
 app.command()(analyze)
 app.command()(certify)
 app.command()(export)
+app.command()(study)
 
 
 @app.command()
@@ -284,23 +291,7 @@ def compare(
         typer.echo(f"Record: {out}")
 
 
-@app.command(name="list")
-def list_(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="recipes, models, data, attacks, suites or objectives.")],
-    json: Json = False,
-) -> None:
-    """Show what there is, with a line on each."""
-    from deconfound.recipes.listing import listing
-
-    rows = listing(kind)
-    if json:
-        import json as codec
-
-        typer.echo(codec.dumps(dict(rows), indent=1))
-        return
-    width = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        typer.echo(f"{name:<{width}}  {text}")
+app.command(name="list")(list_)
 
 
 def _complain(text: str) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from deconfound.recipes.exporting import export
     from deconfound.recipes.loading import load
     from deconfound.recipes.schema import Recipe
+    from deconfound.recipes.studying import study
     from deconfound.recipes.targets import evaluate_target
     from deconfound.recipes.training import Trained, train
 
@@ -23,9 +24,10 @@ _HOME = {
     "evaluate_target": "targets",
     "export": "exporting",
     "load": "loading",
+    "study": "studying",
     "train": "training",
 }
-__all__ = ["Recipe", "Trained", "compare", "evaluate", "evaluate_target", "export", "load", "train"]
+__all__ = ["Recipe", "Trained", "compare", "evaluate", "evaluate_target", "export", "load", "study", "train"]
 
 
 __getattr__ = exporter(__name__, _HOME)

@@ -71,7 +71,7 @@ def read_spec(spec: str | Path | Mapping[str, Any]) -> Plain:
     if isinstance(spec, Mapping):
         data = dict(spec)
     elif str(spec).endswith((".yaml", ".yml")):
-        data = _read_yaml(Path(spec))
+        data = read_yaml(Path(spec), "recipe")
     else:
         data = {"recipe": str(spec)}
     if "recipe" not in data:
@@ -81,14 +81,19 @@ def read_spec(spec: str | Path | Mapping[str, Any]) -> Plain:
     return data
 
 
-def _read_yaml(path: Path) -> Plain:
+def read_yaml(path: Path, field: str) -> Plain:
+    """A YAML file of keys and values; ``field`` begins what is said of one that is none.
+
+    Raises:
+        InputError: an unreadable file, or one that is no mapping.
+    """
     try:
         data = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise InputError("recipe", str(path), f"a readable YAML file ({error.strerror})") from None
+        raise InputError(field, str(path), f"a readable YAML file ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError("recipe", str(path), f"a valid YAML file ({' '.join(str(error).split())})") from None
-    require(isinstance(data, dict), "recipe", str(path), "a YAML mapping of keys to values")
+        raise InputError(field, str(path), f"a valid YAML file ({' '.join(str(error).split())})") from None
+    require(isinstance(data, dict), field, str(path), "a YAML mapping of keys to values")
     return dict(data)
 
 

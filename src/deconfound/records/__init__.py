@@ -35,6 +35,14 @@ from deconfound.records.runs import (
     TrainingRecord,
     Verdict,
 )
+from deconfound.records.studies import (
+    StudyDifference,
+    StudyMean,
+    StudyRecord,
+    StudyResult,
+    StudyRun,
+    StudyTest,
+)
 
 __all__ = [
     "ANALYSES",
@@ -68,6 +76,12 @@ __all__ = [
     "Record",
     "Spread",
     "StageUse",
+    "StudyDifference",
+    "StudyMean",
+    "StudyRecord",
+    "StudyResult",
+    "StudyRun",
+    "StudyTest",
     "StyleBasis",
     "StyleQuery",
     "StyleRecord",

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from deconfound.reporting.comparison import comparison_view
     from deconfound.reporting.figures import curve_figure, png, survivors_figure, svg, training_figure
     from deconfound.reporting.page import render
+    from deconfound.reporting.study import markdown_table, study_grids, study_view
+    from deconfound.reporting.study_csv import csv_table
     from deconfound.reporting.tables import evaluation_table, leaderboard_table
     from deconfound.reporting.text import interval, percent
 
@@ -28,9 +30,13 @@ _HOME = {
     "evaluation_table": "tables",
     "interval": "text",
     "leaderboard_table": "tables",
+    "markdown_table": "study",
     "percent": "text",
     "png": "figures",
     "render": "page",
+    "csv_table": "study_csv",
+    "study_grids": "study",
+    "study_view": "study",
     "survivors_figure": "figures",
     "svg": "figures",
     "training_figure": "figures",
@@ -47,9 +53,13 @@ __all__ = [
     "evaluation_table",
     "interval",
     "leaderboard_table",
+    "markdown_table",
     "percent",
     "png",
     "render",
+    "csv_table",
+    "study_grids",
+    "study_view",
     "survivors_figure",
     "svg",
     "training_figure",
