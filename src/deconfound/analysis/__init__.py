@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING
 from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
+    from deconfound.analysis.reliance import Predictor, measure_reliance, sweep
     from deconfound.analysis.style import StyleParts, analyse_style, bases_of
 
 _HOME = {
+    "Predictor": "reliance",
     "StyleParts": "style",
     "analyse_style": "style",
     "bases_of": "style",
+    "measure_reliance": "reliance",
+    "sweep": "reliance",
 }
-__all__ = ["StyleParts", "analyse_style", "bases_of"]
+__all__ = ["Predictor", "StyleParts", "analyse_style", "bases_of", "measure_reliance", "sweep"]
 
 
 __getattr__ = exporter(__name__, _HOME)

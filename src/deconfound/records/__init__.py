@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from deconfound.records.analysis import (
-    ANALYSES,
     Accuracy,
     AnalysisRecord,
+    AttackedRecord,
     Attacker,
     Correlations,
     Neighbour,
@@ -15,6 +15,8 @@ from deconfound.records.analysis import (
     StyleRecord,
 )
 from deconfound.records.base import SCHEMA_VERSION, Interval, Machine, Record, Threat, VersionedRecord, show_radius
+from deconfound.records.kinds import ANALYSES
+from deconfound.records.reliance import Intervention, ReliancePoint, RelianceRecord, Share
 from deconfound.records.runs import (
     AttackResult,
     AuditResult,
@@ -39,6 +41,7 @@ __all__ = [
     "Accuracy",
     "AnalysisRecord",
     "AttackResult",
+    "AttackedRecord",
     "Attacker",
     "AuditResult",
     "Check",
@@ -49,6 +52,7 @@ __all__ = [
     "CurvePoint",
     "EvaluationRecord",
     "Interval",
+    "Intervention",
     "Machine",
     "Neighbour",
     "Outcome",
@@ -57,6 +61,9 @@ __all__ = [
     "Picture",
     "Reader",
     "Record",
+    "ReliancePoint",
+    "RelianceRecord",
+    "Share",
     "Spread",
     "StyleBasis",
     "StyleQuery",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from deconfound.reporting.comparison import comparison_view
     from deconfound.reporting.figures import curve_figure, png, survivors_figure, svg, training_figure
     from deconfound.reporting.page import render
+    from deconfound.reporting.reliance import side_by_side_table
     from deconfound.reporting.tables import evaluation_table, leaderboard_table
     from deconfound.reporting.text import interval, percent
 
@@ -27,6 +28,7 @@ _HOME = {
     "percent": "text",
     "png": "figures",
     "render": "page",
+    "side_by_side_table": "reliance",
     "survivors_figure": "figures",
     "svg": "figures",
     "training_figure": "figures",
@@ -44,6 +46,7 @@ __all__ = [
     "percent",
     "png",
     "render",
+    "side_by_side_table",
     "survivors_figure",
     "svg",
     "training_figure",

@@ -1,0 +1,41 @@
+"""Made records of analyses that look like real ones."""
+
+from __future__ import annotations
+
+from deconfound.records import Accuracy, Intervention, Machine, ReliancePoint, RelianceRecord, Share
+
+ORIGIN = {
+    "model": "small", "model_digest": "m", "defence": "pgd-at", "data": "digits+tint:rho=0.9[test]",
+    "data_digest": "d", "class_names": tuple("0123456789"), "n": 360, "seed": 7, "seconds": 3.0,
+    "machine": Machine(device="cpu", processor="x", threads=1, versions={"torch": "2"}), "notes": ("a note",),
+}  # fmt: skip
+
+
+def ends(share, half=0.05):
+    return max(0.0, share - half), min(1.0, share + half)
+
+
+def share(value):
+    return Share(share=value, interval=ends(value))
+
+
+def intervention(variable="confounder", value="other", accuracy=0.5, changed=0.4):
+    return Intervention(
+        variable=variable, value=value, accuracy=Accuracy(share=accuracy, interval=ends(accuracy)),
+        gap=0.9 - accuracy, gap_interval=(0.8 - accuracy, 1.0 - accuracy), changed=share(changed),
+    )  # fmt: skip
+
+
+def reliance_point(rho=0.9, own=True):
+    done = (
+        intervention(value="random", accuracy=0.6, changed=0.3),
+        intervention(),
+        intervention("shape", "other", 0.7),
+    )
+    observed = Accuracy(share=0.9, interval=ends(0.9))
+    return ReliancePoint(rho=rho, own=own, observed=observed, interventions=done)
+
+
+def make_reliance(rhos=(0.9,), **changes):
+    points = tuple(reliance_point(rho, own=rho == 0.9) for rho in rhos)
+    return RelianceRecord(**(ORIGIN | {"points": points} | changes))
