@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from deconfound.records import Accuracy, Intervention, Machine, ReliancePoint, RelianceRecord, Share
+from deconfound.records import (
+    Accuracy,
+    Attacker,
+    Effect,
+    Estimate,
+    FirstStage,
+    InstrumentsRecord,
+    Intervention,
+    Machine,
+    ReliancePoint,
+    RelianceRecord,
+    Share,
+    Statistic,
+    Threat,
+)
 
 ORIGIN = {
     "model": "small", "model_digest": "m", "defence": "pgd-at", "data": "digits+tint:rho=0.9[test]",
@@ -39,3 +53,28 @@ def reliance_point(rho=0.9, own=True):
 def make_reliance(rhos=(0.9,), **changes):
     points = tuple(reliance_point(rho, own=rho == 0.9) for rho in rhos)
     return RelianceRecord(**(ORIGIN | {"points": points} | changes))
+
+
+def estimate(value):
+    return Estimate(value=value, interval=(value - 0.2, value + 0.2))
+
+
+def make_instruments(f=(55.4, 4.2), p_values=(0.01, 0.5, 0.6), **changes):
+    stages = tuple(
+        FirstStage(name=f"T{i}", f=value, p_value=0.001, partial_r2=0.2, weak=not value >= 10)
+        for i, value in enumerate(f, 1)
+    )
+    effects = tuple(
+        Effect(name=s.name, ols=estimate(1.0), tsls=estimate(0.5), gmm=estimate(0.6)) for s in stages
+    )  # fmt: skip
+    names = ("wu_hausman", "sargan", "hansen")
+    found = {
+        name: Statistic(statistic=1.5, p_value=p, distribution="chi2(3)")
+        for name, p in zip(names, p_values, strict=True)
+    }
+    fields = ORIGIN | found | {
+        "threat": Threat(norm="linf", eps=0.1), "attack": Attacker(name="pgd-20", settings={"steps": 20}),
+        "dimension": 100, "treatment_share": 0.8, "instrument_share": 0.9, "instruments": 4, "first_stages": stages,
+        "joint_f": min(f), "weak": not min(f) >= 10, "effects": effects,
+    }  # fmt: skip
+    return InstrumentsRecord(**(fields | changes))

@@ -219,5 +219,5 @@ def test_a_source_that_has_no_rho():
     record = measured(reads_confounder(), Plain(bars()))
     assert (record.own.rho, record.own.reliance.share) == (None, 1.0)
     assert record.own.find("shape", "other") is None
-    with pytest.raises(InputError, match="^rho: "):
+    with pytest.raises(InputError, match=r"^rho: "):
         measured(reads_confounder(), Plain(bars()), rhos=(0.5,))

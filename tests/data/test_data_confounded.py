@@ -317,5 +317,5 @@ def test_another_rho_turns_disagreement_to_agreement_and_nothing_else():
     assert torch.equal(more.do("confounder", "random").confounder, few.do("confounder", "random").confounder)
     part = few.subset(torch.tensor([4, 2])).at_rho(0.7)
     assert torch.equal(part.confounder, more.confounder[[4, 2]])
-    with pytest.raises(InputError, match="rho: got 1.5"):
+    with pytest.raises(InputError, match=r"rho: got 1\.5"):
         few.at_rho(1.5)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
+    from deconfound.analysis.instruments import diagnose_instruments
+    from deconfound.analysis.iv import diagnose
     from deconfound.analysis.reliance import Predictor, measure_reliance, sweep
     from deconfound.analysis.style import StyleParts, analyse_style, bases_of
 
@@ -15,10 +17,21 @@ _HOME = {
     "StyleParts": "style",
     "analyse_style": "style",
     "bases_of": "style",
+    "diagnose": "iv",
+    "diagnose_instruments": "instruments",
     "measure_reliance": "reliance",
     "sweep": "reliance",
 }
-__all__ = ["Predictor", "StyleParts", "analyse_style", "bases_of", "measure_reliance", "sweep"]
+__all__ = [
+    "Predictor",
+    "StyleParts",
+    "analyse_style",
+    "bases_of",
+    "diagnose",
+    "diagnose_instruments",
+    "measure_reliance",
+    "sweep",
+]
 
 
 __getattr__ = exporter(__name__, _HOME)

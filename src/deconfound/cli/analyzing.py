@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def analyze(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, as train leaves it.")],
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="style, reliance, or all that fit the run.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="style, reliance, instruments, or all that fit the run.")],
     data: Data = None,
     n: Annotated[int | None, typer.Option("-n", metavar="N", help="The first N test images; all by default.")] = None,
     sample: Annotated[int | None, typer.Option(metavar="SEED", help="Draw the N images with this seed.")] = None,
@@ -29,6 +29,13 @@ def analyze(
     rho: Annotated[
         str | None,
         typer.Option(metavar="RHO,...", help="reliance: further rho of the test images; sweep: 1/K, .5, .9, .99."),
+    ] = None,
+    layer: Annotated[str | None, typer.Option(metavar="NAME", help="instruments: where to cut the network.")] = None,
+    treatments: Annotated[
+        int | None, typer.Option(metavar="P", help="instruments: principal components of the treatment [4].")
+    ] = None,
+    instruments: Annotated[
+        int | None, typer.Option(metavar="Q", help="instruments: of the instrument, more than P [8].")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for record and figures [RUN/analyze-KIND].")
@@ -46,7 +53,18 @@ def analyze(
     screen = Screen(quiet=quiet)
     with logged(screen):
         look = Look(
-            run=run, kind=kind, data=data, n=n, sample=sample, seed=seed, batch_size=batch_size, device=device, rho=rho
+            run=run,
+            kind=kind,
+            data=data,
+            n=n,
+            sample=sample,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            rho=rho,
+            layer=layer,
+            treatments=treatments,
+            instruments=instruments,
         )
         if kind == ALL:
             everything = look_into_all(look, out=out, overwrite=overwrite, monitor=screen)

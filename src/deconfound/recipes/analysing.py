@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from deconfound.analysis.instruments import check_components
 from deconfound.core.origin import Origin
 from deconfound.core.protocols import ImageSource, Monitor
 from deconfound.data import load as load_data
 from deconfound.errors import InputError, require, unknown_name
+from deconfound.recipes.instrumenting import components_of, instruments_analysis
 from deconfound.recipes.loading import Loaded, load_run
 from deconfound.recipes.players import folder_of
 from deconfound.recipes.relying import parse_rhos, reliance_analysis
@@ -42,6 +43,8 @@ class Look:
         device: ``auto``, ``cpu`` or ``cuda``.
         rho: with kind ``reliance``: further agreement probabilities of the test images, numbers, or ``sweep`` for 1/K,
             0.5, 0.9 and 0.99.
+        layer: with kinds that cut the network: where; its own cut by default.
+        treatments, instruments: with kind ``instruments``: principal components of T and Z.
     """
 
     run: str
@@ -53,6 +56,9 @@ class Look:
     batch_size: int = BATCH
     device: str = "auto"
     rho: str | Sequence[float] | None = None
+    layer: str | None = None
+    treatments: int | None = None
+    instruments: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in (*KINDS, ALL):
@@ -66,6 +72,7 @@ class Look:
                 f"none with kind {self.kind}; {' and '.join(takers)} take it",
             )
         parse_rhos(self.rho)
+        check_components(*components_of(self))
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0, below 2^63")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number of at least 1")
 
@@ -95,14 +102,14 @@ class Kind:
     Attributes:
         about: what it answers, in a line.
         fits: the runs it fits, as the end of "a kind that fits the run: it needs ...".
-        ready: (run, network, recipe) -> what does the work, once the scene is set. Raises ``InputError`` where the run
+        ready: (look, network, recipe) -> what does the work, once the scene is set. Raises ``InputError`` where the run
             lacks what the analysis needs, and returns None where it was trained by a method that has nothing of it.
         options: settings of ``Look`` that this kind takes.
     """
 
     about: str
     fits: str
-    ready: Callable[[str, Loaded, Recipe], Callable[[Scene], AnalysisRecord] | None]
+    ready: Callable[[Look, Loaded, Recipe], Callable[[Scene], AnalysisRecord] | None]
     options: tuple[str, ...] = ()
 
 
@@ -114,9 +121,15 @@ KINDS: Mapping[str, Kind] = {
     ),
     "reliance": Kind(
         "what becomes of predictions when the confounder of the images, or their shape, is set by intervention",
-        "data with do-operations: shapes, or any data with a confounder put on (digits+patch:rho=0.9, ...+tint:rho=...)",
+        "data with do-operations: shapes, or any data with a confounder put on them (NAME+patch:rho=0.9, NAME+tint)",
         reliance_analysis,
         ("rho",),
+    ),
+    "instruments": Kind(
+        "is the adversarial variation of features a strong, valid instrument, and what do OLS, 2SLS and GMM estimate",
+        "a network that can be cut in features and head, which all but random ones can (so not CiiV)",
+        instruments_analysis,
+        ("layer", "treatments", "instruments"),
     ),
 }
 
@@ -215,7 +228,7 @@ def look_into_all(
 def _work(look: Look, loaded: Loaded) -> Callable[[Scene], AnalysisRecord]:
     recipe = _recipe_of(loaded)
     loaded.model.to(device_of(look.device))
-    work = KINDS[look.kind].ready(look.run, loaded, recipe)
+    work = KINDS[look.kind].ready(look, loaded, recipe)
     if work is None:
         rule = f"a kind that fits the run: {look.run} was trained with {recipe.recipe}; this one needs "
         raise InputError("kind", look.kind, rule + KINDS[look.kind].fits)

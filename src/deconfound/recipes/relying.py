@@ -18,17 +18,17 @@ from deconfound.recipes.schema import Recipe
 from deconfound.records import RelianceRecord
 
 if TYPE_CHECKING:
-    from deconfound.recipes.analysing import Scene
+    from deconfound.recipes.analysing import Look, Scene
 
 SWEEP = "sweep"
 
 
-def reliance_analysis(run: str, loaded: Loaded, recipe: Recipe) -> Callable[[Scene], RelianceRecord]:
+def reliance_analysis(look: Look, loaded: Loaded, recipe: Recipe) -> Callable[[Scene], RelianceRecord]:
     """What measures reliance; every run fits, if the data have do-operations."""
     predictor = predictor_of(loaded.model)
 
     def work(scene: Scene) -> RelianceRecord:
-        look, asked = scene.look, parse_rhos(scene.look.rho)
+        asked = parse_rhos(look.rho)
         return measure_reliance(
             predictor,
             scene.test,

@@ -15,6 +15,7 @@ from deconfound.records.analysis import (
     StyleRecord,
 )
 from deconfound.records.base import SCHEMA_VERSION, Interval, Machine, Record, Threat, VersionedRecord, show_radius
+from deconfound.records.instruments import Effect, Estimate, FirstStage, InstrumentsRecord, Statistic
 from deconfound.records.kinds import ANALYSES
 from deconfound.records.reliance import Intervention, ReliancePoint, RelianceRecord, Share
 from deconfound.records.runs import (
@@ -37,7 +38,6 @@ from deconfound.records.runs import (
 
 __all__ = [
     "ANALYSES",
-    "SCHEMA_VERSION",
     "Accuracy",
     "AnalysisRecord",
     "AttackResult",
@@ -50,7 +50,11 @@ __all__ = [
     "Comparison",
     "Correlations",
     "CurvePoint",
+    "Effect",
+    "Estimate",
     "EvaluationRecord",
+    "FirstStage",
+    "InstrumentsRecord",
     "Interval",
     "Intervention",
     "Machine",
@@ -63,8 +67,10 @@ __all__ = [
     "Record",
     "ReliancePoint",
     "RelianceRecord",
+    "SCHEMA_VERSION",
     "Share",
     "Spread",
+    "Statistic",
     "StyleBasis",
     "StyleQuery",
     "StyleRecord",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from deconfound.records.analysis import AnalysisRecord, StyleRecord
+from deconfound.records.instruments import InstrumentsRecord
 from deconfound.records.reliance import RelianceRecord
 
-ANALYSES: Mapping[str, type[AnalysisRecord]] = {kind.expected_kind: kind for kind in (StyleRecord, RelianceRecord)}
+_ALL: tuple[type[AnalysisRecord], ...] = (StyleRecord, RelianceRecord, InstrumentsRecord)
+ANALYSES: Mapping[str, type[AnalysisRecord]] = {kind.expected_kind: kind for kind in _ALL}
 """By the ``kind`` that stands in the file."""

@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from deconfound.records import AnalysisRecord, RelianceRecord, StyleRecord
+from deconfound.records import AnalysisRecord, InstrumentsRecord, RelianceRecord, StyleRecord
 from deconfound.reporting.figures import png, svg
+from deconfound.reporting.instruments import instruments_files, instruments_table, instruments_view
 from deconfound.reporting.reliance import reliance_files, reliance_table
 from deconfound.reporting.reliance_view import reliance_together, reliance_view
 from deconfound.reporting.style_figure import neighbours_figure, readers_figure
@@ -66,6 +67,13 @@ SHOWN: Mapping[str, Showing] = {
         files=reliance_files,
         together=reliance_together,
         together_template="reliance_all.html.j2",
+    ),
+    InstrumentsRecord.expected_kind: Showing(
+        title="Instrument diagnostics",
+        template="instruments.html.j2",
+        view=instruments_view,
+        table=instruments_table,
+        files=instruments_files,
     ),
 }
 

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from deconfound.records import Intervention, RelianceRecord, ReliancePoint, Share
+from deconfound.records import Intervention, ReliancePoint, RelianceRecord, Share
 from deconfound.reporting.comparison import points
 from deconfound.reporting.figures import svg
 from deconfound.reporting.reliance_figure import reliance_figure

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from deconfound.records import RelianceRecord, ReliancePoint
+from deconfound.records import ReliancePoint, RelianceRecord
 from deconfound.reporting.figures import svg
 from deconfound.reporting.reliance import (
     OBSERVED,
