@@ -5,17 +5,22 @@ from __future__ import annotations
 from deconfound.records import (
     Accuracy,
     Attacker,
+    Centre,
     Effect,
     Estimate,
+    ExposureRecord,
     FirstStage,
     InstrumentsRecord,
     Intervention,
+    Looks,
     Machine,
+    Mean,
     ReliancePoint,
     RelianceRecord,
     Share,
     Statistic,
     Threat,
+    View,
 )
 
 ORIGIN = {
@@ -78,3 +83,18 @@ def make_instruments(f=(55.4, 4.2), p_values=(0.01, 0.5, 0.6), **changes):
         "joint_f": min(f), "weak": not min(f) >= 10, "effects": effects,
     }  # fmt: skip
     return InstrumentsRecord(**(fields | changes))
+
+
+def accuracy(value):
+    return Accuracy(share=value, interval=ends(value))
+
+
+def make_exposure(png, looks=2, centres=9, **changes):
+    views = tuple(View(png=png, exposure=0.5, prediction=i % 3) for i in range(centres))
+    shown = tuple(Looks(index=i, label=1, png=png, prediction=1 + i % 2, views=views) for i in range(looks))
+    fields = ORIGIN | {
+        "policy": "grid", "consistency": 100.0, "together": accuracy(0.8), "looks": shown,
+        "centres": tuple(Centre(exposure=0.5, accuracy=accuracy(0.6)) for _ in range(centres)),
+        "spread": Mean(value=0.12, interval=(0.11, 0.13)), "raw_spread": Mean(value=0.34, interval=(0.33, 0.35)),
+    }  # fmt: skip
+    return ExposureRecord(**(fields | changes))

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
+    from deconfound.analysis.exposure import ExposureParts, analyse_exposure
     from deconfound.analysis.instruments import diagnose_instruments
     from deconfound.analysis.iv import diagnose
     from deconfound.analysis.reliance import Predictor, measure_reliance, sweep
     from deconfound.analysis.style import StyleParts, analyse_style, bases_of
 
 _HOME = {
+    "ExposureParts": "exposure",
     "Predictor": "reliance",
     "StyleParts": "style",
+    "analyse_exposure": "exposure",
     "analyse_style": "style",
     "bases_of": "style",
     "diagnose": "iv",
@@ -23,8 +26,10 @@ _HOME = {
     "sweep": "reliance",
 }
 __all__ = [
+    "ExposureParts",
     "Predictor",
     "StyleParts",
+    "analyse_exposure",
     "analyse_style",
     "bases_of",
     "diagnose",

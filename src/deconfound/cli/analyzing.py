@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 def analyze(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, as train leaves it.")],
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="style, reliance, instruments, or all that fit the run.")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="style, reliance, instruments, exposure, or all that fit the run.")
+    ],
     data: Data = None,
     n: Annotated[int | None, typer.Option("-n", metavar="N", help="The first N test images; all by default.")] = None,
     sample: Annotated[int | None, typer.Option(metavar="SEED", help="Draw the N images with this seed.")] = None,
@@ -105,7 +107,7 @@ def compare_reliance(places: Sequence[Path], out: Path | None, *, json: bool) ->
     from deconfound.recipes.collecting import collect_reliance
     from deconfound.reporting import side_by_side_table
 
-    require(out is None, "out", out, "none with --reliance, whose table is in the report")
+    require(out is None, "out", str(out), "none with --reliance, whose table is in the report")
     records = collect_reliance(places)
     if json:
         typer.echo(codec.dumps([record.model_dump(mode="json") for record in records], indent=1))

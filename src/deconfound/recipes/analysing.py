@@ -14,6 +14,7 @@ from deconfound.core.origin import Origin
 from deconfound.core.protocols import ImageSource, Monitor
 from deconfound.data import load as load_data
 from deconfound.errors import InputError, require, unknown_name
+from deconfound.recipes.exposing import exposure_analysis
 from deconfound.recipes.instrumenting import components_of, instruments_analysis
 from deconfound.recipes.loading import Loaded, load_run
 from deconfound.recipes.players import folder_of
@@ -130,6 +131,11 @@ KINDS: Mapping[str, Kind] = {
         "a network that can be cut in features and head, which all but random ones can (so not CiiV)",
         instruments_analysis,
         ("layer", "treatments", "instruments"),
+    ),
+    "exposure": Kind(
+        "what each look through the sampler sees and predicts, and how equal features per exposure are",
+        "a network behind a sampler, which runs of CiiV have (ciiv and the like, or any recipe with the key sampler)",
+        exposure_analysis,
     ),
 }
 

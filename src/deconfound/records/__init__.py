@@ -15,6 +15,7 @@ from deconfound.records.analysis import (
     StyleRecord,
 )
 from deconfound.records.base import SCHEMA_VERSION, Interval, Machine, Record, Threat, VersionedRecord, show_radius
+from deconfound.records.exposure import Centre, ExposureRecord, Looks, Mean, View
 from deconfound.records.instruments import Effect, Estimate, FirstStage, InstrumentsRecord, Statistic
 from deconfound.records.kinds import ANALYSES
 from deconfound.records.reliance import Intervention, ReliancePoint, RelianceRecord, Share
@@ -44,6 +45,7 @@ __all__ = [
     "AttackedRecord",
     "Attacker",
     "AuditResult",
+    "Centre",
     "Check",
     "ColumnResult",
     "ComparedEvaluation",
@@ -53,11 +55,14 @@ __all__ = [
     "Effect",
     "Estimate",
     "EvaluationRecord",
+    "ExposureRecord",
     "FirstStage",
     "InstrumentsRecord",
     "Interval",
     "Intervention",
+    "Looks",
     "Machine",
+    "Mean",
     "Neighbour",
     "Outcome",
     "PairedDifference",
@@ -78,5 +83,6 @@ __all__ = [
     "TrainingRecord",
     "Verdict",
     "VersionedRecord",
+    "View",
     "show_radius",
 ]

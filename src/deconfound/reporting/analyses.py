@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from deconfound.records import AnalysisRecord, InstrumentsRecord, RelianceRecord, StyleRecord
+from deconfound.records import AnalysisRecord, ExposureRecord, InstrumentsRecord, RelianceRecord, StyleRecord
+from deconfound.reporting.exposure import exposure_files, exposure_table, exposure_together, exposure_view
 from deconfound.reporting.figures import png, svg
 from deconfound.reporting.instruments import instruments_files, instruments_table, instruments_view
 from deconfound.reporting.reliance import reliance_files, reliance_table
@@ -74,6 +75,15 @@ SHOWN: Mapping[str, Showing] = {
         view=instruments_view,
         table=instruments_table,
         files=instruments_files,
+    ),
+    ExposureRecord.expected_kind: Showing(
+        title="Instrument exposure",
+        template="exposure.html.j2",
+        view=exposure_view,
+        table=exposure_table,
+        files=exposure_files,
+        together=exposure_together,
+        together_template="exposure_all.html.j2",
     ),
 }
 
