@@ -9,14 +9,18 @@ from deconfound.records import (
     Effect,
     Estimate,
     ExposureRecord,
+    FeaturePicture,
     FirstStage,
     InstrumentsRecord,
     Intervention,
     Looks,
     Machine,
     Mean,
+    PicturedImage,
+    PicturesRecord,
     ReliancePoint,
     RelianceRecord,
+    Saliency,
     Share,
     Statistic,
     Threat,
@@ -98,3 +102,23 @@ def make_exposure(png, looks=2, centres=9, **changes):
         "spread": Mean(value=0.12, interval=(0.11, 0.13)), "raw_spread": Mean(value=0.34, interval=(0.33, 0.35)),
     }  # fmt: skip
     return ExposureRecord(**(fields | changes))
+
+
+def make_pictures(png, images=2, kinds=("natural", "adversarial"), **changes):
+    saliency = Saliency(png=png, difference=3.5, error=0.01)
+    shown = tuple(
+        PicturedImage(
+            index=i, label=1, png=png, prediction=1, adversarial_png=png, adversarial_prediction=2,
+            features=tuple(
+                FeaturePicture(kind=kind, png=png, cosine=0.99, distance=0.1, prediction=1 + k, decoded=1 + k)
+                for k, kind in enumerate(kinds)
+            ),
+            saliency=saliency, adversarial_saliency=saliency,
+        )
+        for i in range(images)
+    )  # fmt: skip
+    fields = ORIGIN | {
+        "threat": Threat(norm="linf", eps=0.1), "attack": Attacker(name="pgd-20", settings={"steps": 20}),
+        "n": images, "dimension": 100, "optimisation": {"steps": 256}, "integration": {"steps": 64}, "images": shown,
+    }  # fmt: skip
+    return PicturesRecord(**(fields | changes))

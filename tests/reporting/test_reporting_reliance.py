@@ -42,8 +42,8 @@ def test_the_page_says_every_number_with_its_interval(evaluations):
         "Causal reliance: small (pgd-at), seed 7",
         "digits+tint:rho=0.9[test] (10 classes), one prediction an image, n = 360, seed 7",
         "Reliance 40.0 % [35.0, 45.0] at rho 0.9",
-        "as observed 0.9 of the data 90.0 % [85.0, 95.0]",
-        "do(confounder = random) 0.9 of the data 60.0 % [55.0, 65.0] +30.0 [+20.0, +40.0] 30.0 % [25.0, 35.0]",
+        "as observed 0.9 90.0 % [85.0, 95.0]",
+        "do(confounder = random) 0.9 60.0 % [55.0, 65.0] +30.0 [+20.0, +40.0] 30.0 % [25.0, 35.0]",
         "do(shape = other)",
         "a note",
     ):

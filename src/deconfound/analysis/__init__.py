@@ -10,10 +10,17 @@ if TYPE_CHECKING:
     from deconfound.analysis.exposure import ExposureParts, analyse_exposure
     from deconfound.analysis.instruments import diagnose_instruments
     from deconfound.analysis.iv import diagnose
+    from deconfound.analysis.matching import Matching, match_features
+    from deconfound.analysis.pictures import make_pictures
     from deconfound.analysis.reliance import Predictor, measure_reliance, sweep
+    from deconfound.analysis.saliency import integrated_gradients
     from deconfound.analysis.style import StyleParts, analyse_style, bases_of
 
 _HOME = {
+    "Matching": "matching",
+    "integrated_gradients": "saliency",
+    "make_pictures": "pictures",
+    "match_features": "matching",
     "ExposureParts": "exposure",
     "Predictor": "reliance",
     "StyleParts": "style",
@@ -27,6 +34,7 @@ _HOME = {
 }
 __all__ = [
     "ExposureParts",
+    "Matching",
     "Predictor",
     "StyleParts",
     "analyse_exposure",
@@ -34,6 +42,9 @@ __all__ = [
     "bases_of",
     "diagnose",
     "diagnose_instruments",
+    "integrated_gradients",
+    "make_pictures",
+    "match_features",
     "measure_reliance",
     "sweep",
 ]

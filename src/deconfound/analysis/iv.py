@@ -44,8 +44,8 @@ def load_library() -> Any:
     try:
         from linearmodels import iv
     except Exception as error:  # a broken installation raises more than ImportError
-        rule = f"an importable linearmodels ({type(error).__name__}); pip install 'deconfound[instruments]'"
-        raise InputError("kind", "instruments", rule) from error
+        rule = "to be installed: pip install 'deconfound[instruments]'"
+        raise InputError("linearmodels", type(error).__name__, rule) from error
     return iv
 
 

@@ -32,13 +32,14 @@ def analyze(
         str | None,
         typer.Option(metavar="RHO,...", help="reliance: further rho of the test images; sweep: 1/K, .5, .9, .99."),
     ] = None,
-    layer: Annotated[str | None, typer.Option(metavar="NAME", help="instruments: where to cut the network.")] = None,
+    layer: Annotated[str | None, typer.Option(metavar="NAME", help="instruments, pictures: where to cut.")] = None,
     treatments: Annotated[
         int | None, typer.Option(metavar="P", help="instruments: principal components of the treatment [4].")
     ] = None,
     instruments: Annotated[
         int | None, typer.Option(metavar="Q", help="instruments: of the instrument, more than P [8].")
     ] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="pictures: steps of the search [256].")] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for record and figures [RUN/analyze-KIND].")
     ] = None,
@@ -67,6 +68,7 @@ def analyze(
             layer=layer,
             treatments=treatments,
             instruments=instruments,
+            steps=steps,
         )
         if kind == ALL:
             everything = look_into_all(look, out=out, overwrite=overwrite, monitor=screen)

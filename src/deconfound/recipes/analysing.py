@@ -17,6 +17,7 @@ from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes.exposing import exposure_analysis
 from deconfound.recipes.instrumenting import components_of, instruments_analysis
 from deconfound.recipes.loading import Loaded, load_run
+from deconfound.recipes.picturing import matching_of, pictures_analysis
 from deconfound.recipes.players import folder_of
 from deconfound.recipes.relying import parse_rhos, reliance_analysis
 from deconfound.recipes.schema import Recipe
@@ -46,6 +47,7 @@ class Look:
             0.5, 0.9 and 0.99.
         layer: with kinds that cut the network: where; its own cut by default.
         treatments, instruments: with kind ``instruments``: principal components of T and Z.
+        steps: with kind ``pictures``: of the search for a picture.
     """
 
     run: str
@@ -60,6 +62,7 @@ class Look:
     layer: str | None = None
     treatments: int | None = None
     instruments: int | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in (*KINDS, ALL):
@@ -74,6 +77,7 @@ class Look:
             )
         parse_rhos(self.rho)
         check_components(*components_of(self))
+        matching_of(self)
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0, below 2^63")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number of at least 1")
 
@@ -132,6 +136,12 @@ KINDS: Mapping[str, Kind] = {
         instruments_analysis,
         ("layer", "treatments", "instruments"),
     ),
+    "pictures": Kind(
+        "what natural and adversarial features look like, and which pixels speak for the label",
+        "a network that can be cut in features and head, which all but random ones can (so not CiiV)",
+        pictures_analysis,
+        ("layer", "steps"),
+    ),
     "exposure": Kind(
         "what each look through the sampler sees and predicts, and how equal features per exposure are",
         "a network behind a sampler, which runs of CiiV have (ciiv and the like, or any recipe with the key sampler)",
@@ -183,7 +193,7 @@ def look_into(
             more images than the split has, a finished analysis at ``out``.
     """
     require(look.kind != ALL, "kind", look.kind, "a single kind; look_into_all takes all that fit")
-    loaded = load_run(look.run)
+    loaded = _loaded(look)
     folder = Path(out) if out is not None else default_folder(look)
     _check_free(folder, look.kind, overwrite=overwrite)
     work = _work(look, loaded)
@@ -213,7 +223,7 @@ def look_into_all(
     Raises:
         InputError: bad input that concerns all kinds; a run that no kind fits.
     """
-    loaded, found, skipped = load_run(look.run), {}, {}
+    loaded, found, skipped = _loaded(look), {}, {}
     scene = _scene(look, loaded, monitor)
     for kind in KINDS:
         own = replace(look, kind=kind, **{name: None for name in look.options() if name not in KINDS[kind].options})
@@ -222,7 +232,7 @@ def look_into_all(
             _check_free(folder, kind, overwrite=overwrite)
             record = _work(own, loaded)(replace(scene, look=own))
         except InputError as error:
-            skipped[kind] = str(error)
+            skipped[kind] = f"needs {KINDS[kind].fits}" if error.field == "kind" and error.value == kind else str(error)
         else:
             found[kind] = record, _written(folder, kind, record)
     if not found:
@@ -232,13 +242,18 @@ def look_into_all(
 
 
 def _work(look: Look, loaded: Loaded) -> Callable[[Scene], AnalysisRecord]:
-    recipe = _recipe_of(loaded)
-    loaded.model.to(device_of(look.device))
-    work = KINDS[look.kind].ready(look, loaded, recipe)
+    work = KINDS[look.kind].ready(look, loaded, _recipe_of(loaded))
     if work is None:
-        rule = f"a kind that fits the run: {look.run} was trained with {recipe.recipe}; this one needs "
+        method = _recipe_of(loaded).recipe
+        rule = f"a kind that fits the run: {look.run} was trained with {method}; this one needs "
         raise InputError("kind", look.kind, rule + KINDS[look.kind].fits)
     return work
+
+
+def _loaded(look: Look) -> Loaded:
+    loaded = load_run(look.run)
+    loaded.model.to(device_of(look.device))
+    return loaded
 
 
 def _recipe_of(loaded: Loaded) -> Recipe:

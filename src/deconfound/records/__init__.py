@@ -18,6 +18,7 @@ from deconfound.records.base import SCHEMA_VERSION, Interval, Machine, Record, T
 from deconfound.records.exposure import Centre, ExposureRecord, Looks, Mean, View
 from deconfound.records.instruments import Effect, Estimate, FirstStage, InstrumentsRecord, Statistic
 from deconfound.records.kinds import ANALYSES
+from deconfound.records.pictures import FeaturePicture, PicturedImage, PicturesRecord, Saliency
 from deconfound.records.reliance import Intervention, ReliancePoint, RelianceRecord, Share
 from deconfound.records.runs import (
     AttackResult,
@@ -56,6 +57,7 @@ __all__ = [
     "Estimate",
     "EvaluationRecord",
     "ExposureRecord",
+    "FeaturePicture",
     "FirstStage",
     "InstrumentsRecord",
     "Interval",
@@ -68,11 +70,14 @@ __all__ = [
     "PairedDifference",
     "PairedTest",
     "Picture",
+    "PicturedImage",
+    "PicturesRecord",
     "Reader",
     "Record",
     "ReliancePoint",
     "RelianceRecord",
     "SCHEMA_VERSION",
+    "Saliency",
     "Share",
     "Spread",
     "Statistic",

@@ -7,8 +7,15 @@ from collections.abc import Mapping
 from deconfound.records.analysis import AnalysisRecord, StyleRecord
 from deconfound.records.exposure import ExposureRecord
 from deconfound.records.instruments import InstrumentsRecord
+from deconfound.records.pictures import PicturesRecord
 from deconfound.records.reliance import RelianceRecord
 
-_ALL: tuple[type[AnalysisRecord], ...] = (StyleRecord, RelianceRecord, InstrumentsRecord, ExposureRecord)
+_ALL: tuple[type[AnalysisRecord], ...] = (
+    StyleRecord,
+    RelianceRecord,
+    InstrumentsRecord,
+    PicturesRecord,
+    ExposureRecord,
+)
 ANALYSES: Mapping[str, type[AnalysisRecord]] = {kind.expected_kind: kind for kind in _ALL}
 """By the ``kind`` that stands in the file."""

@@ -8,10 +8,18 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from deconfound.records import AnalysisRecord, ExposureRecord, InstrumentsRecord, RelianceRecord, StyleRecord
+from deconfound.records import (
+    AnalysisRecord,
+    ExposureRecord,
+    InstrumentsRecord,
+    PicturesRecord,
+    RelianceRecord,
+    StyleRecord,
+)
 from deconfound.reporting.exposure import exposure_files, exposure_table, exposure_together, exposure_view
 from deconfound.reporting.figures import png, svg
 from deconfound.reporting.instruments import instruments_files, instruments_table, instruments_view
+from deconfound.reporting.pictures import pictures_files, pictures_table, pictures_view
 from deconfound.reporting.reliance import reliance_files, reliance_table
 from deconfound.reporting.reliance_view import reliance_together, reliance_view
 from deconfound.reporting.style_figure import neighbours_figure, readers_figure
@@ -75,6 +83,13 @@ SHOWN: Mapping[str, Showing] = {
         view=instruments_view,
         table=instruments_table,
         files=instruments_files,
+    ),
+    PicturesRecord.expected_kind: Showing(
+        title="Feature pictures",
+        template="pictures.html.j2",
+        view=pictures_view,
+        table=pictures_table,
+        files=pictures_files,
     ),
     ExposureRecord.expected_kind: Showing(
         title="Instrument exposure",

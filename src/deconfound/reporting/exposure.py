@@ -165,6 +165,7 @@ def exposure_view(prefix: str, name: str, record: ExposureRecord, budget: int) -
             for place, centre in enumerate(record.centres, 1)
         ],
         "pictures": shown,
+        "layout": "near looks",
         "left_out": len(record.looks) - len(shown),
         "attack": "",
         "facts": [],

@@ -92,8 +92,11 @@ def _exogeneity(found: Statistic) -> tuple[str, bool]:
 
 def _validity(sargan: Statistic, hansen: Statistic) -> tuple[str, bool]:
     p = f"Sargan p {p_text(sargan.p_value)}, Hansen J p {p_text(hansen.p_value)}"
-    if sargan.rejects or hansen.rejects:
+    if sargan.rejects and hansen.rejects:
         return f"Over-identification is rejected ({p}): not all instruments are valid.", True
+    if sargan.rejects or hansen.rejects:
+        alone = "Hansen's test, which allows for heteroskedasticity," if hansen.rejects else "Sargan's test"
+        return f"Over-identification is rejected by {alone} alone ({p}): the instruments are in doubt.", True
     return f"Over-identification is not rejected ({p}), which does not prove that the instruments are valid.", False
 
 

@@ -69,7 +69,7 @@ def _against_rho(record: RelianceRecord) -> Figure:
         axes.set_ylim(0, 1)
         axes.set_xlim(0, 1.02)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.set_xlabel("rho: how often the confounder agrees with the class in the test images")
+        axes.set_xlabel("rho of the test images")
         _legend(figure, looks, words)
         return settled(figure)
 

@@ -39,7 +39,8 @@ def reliance_view(prefix: str, name: str, record: RelianceRecord, budget: int) -
         "ends": ends,
         "rho": rho_text(record.own.rho),
         "svg": Markup(svg(reliance_figure(record), f"{prefix}-reliance", f"Causal reliance, {name}", words)),
-        "points": points,
+        "own": [_point(record.own)],
+        "others": [_point(point) for point in record.points if point is not record.own],
         "unsteady": unsteady_text(record),
         "attack": "",
         "facts": [("Asked for", judge_text(record))],
@@ -54,7 +55,7 @@ def _point(point: ReliancePoint) -> dict[str, Any]:
         rows.append(
             {"name": done_name(done), "accuracy": accuracy, "gap": gap_text(done), "changed": share_text(done.changed)}
         )
-    return {"rho": rho_text(point.rho), "own": point.own, "rows": rows}
+    return {"rho": rho_text(point.rho), "rows": rows}
 
 
 def reliance_together(prefix: str, names: Sequence[str], records: Sequence[RelianceRecord]) -> dict[str, Any]:
