@@ -18,6 +18,7 @@ from deconfound.functional.consistency import pooled
 from deconfound.models.ciiv import CiiV
 from deconfound.models.sampler import Sampling
 from deconfound.records import Machine
+from deconfound.reporting.inline_png import png_size
 from toys import SplitNet, ToySource
 
 EXPOSURE = torch.tensor([0.25, 0.5, 1.0])
@@ -136,6 +137,17 @@ def test_one_look_first_version_and_other_sizes():
     large = ToySource(size=96, count=8)
     wide = CiiV(SplitNet(channels=3, size=96), Sampling(loops=2), channels=1, size=96).eval()
     assert max(map(len, (view.png for view in analysed(of(wide), large).looks[0].views))) < SIDE * SIDE * 3 * 1.5
+
+
+def test_not_square():
+    class Wide(ToySource):
+        def __init__(self):
+            super().__init__(count=12)
+            self.images, self.shape = torch.rand(12, 1, 30, 70), (1, 30, 70)
+
+    looks = analysed(Proportional(), Wide()).looks[0]
+    assert png_size(looks.png) == (70, 30)
+    assert png_size(looks.views[0].png) == (48, 21)
 
 
 def test_a_thousand_classes_and_bad_images():

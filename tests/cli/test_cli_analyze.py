@@ -87,12 +87,14 @@ def test_a_finished_analysis_is_kept(cli, run):
 
 
 def test_all_kinds_and_what_is_left_out(cli, run, tmp_path):
-    code, out, err = cli("analyze", "c", "all", "-n", "20", "--quiet", "--data", "digits+tint:rho=0.5", "--out", "a")
+    code, out, err = cli(
+        "analyze", "c", "all", "-n", "20", "--steps", "3", "--quiet", "--data", "digits+tint:rho=0.5", "--out", "a"
+    )
     assert (code, err) == (0, "")
     assert "Record: a/style.json" in out
     assert "Record: a/reliance.json; beside it reliance.csv, reliance.svg" in out
     assert "Left out: exposure" in out
-    code, out, _ = cli("analyze", "c", "all", "-n", "20", "--json", "--out", "b")
+    code, out, _ = cli("analyze", "c", "all", "-n", "20", "--steps", "3", "--json", "--out", "b")
     found = json.loads(out)
     assert code == 0
     assert "style-analysis" in [record["kind"] for record in found["analyses"]]

@@ -12,11 +12,15 @@ from deconfound.data import load
 from deconfound.errors import InputError
 from deconfound.recipes.analysing import KINDS, Look, look_into, look_into_all
 from deconfound.recipes.collecting import collect_reliance
+from deconfound.recipes.evaluating import Judging
 from deconfound.recipes.loading import load_run
 from deconfound.recipes.relying import parse_rhos
+from deconfound.recipes.reporting import write_report
+from deconfound.recipes.targets import Target, evaluate_target
 from deconfound.recipes.training import train
 from deconfound.records import RelianceRecord
-from jobs import contents
+from jobs import contents, data_module, split
+from pages import EVIL, Page
 
 DATA = "digits+tint:rho=0.9"
 
@@ -100,7 +104,7 @@ def test_a_random_network_is_asked_for_its_majority(tmp_path):
 
 class TestAll:
     def test_what_fits_is_done_and_the_rest_says_why_not(self, run):
-        everything = look_into_all(look(run, kind="all", n=30, rho="1/2"))
+        everything = look_into_all(look(run, kind="all", n=30, rho="1/2", steps=3))
         assert "reliance" in everything.found
         assert everything.found.keys() | everything.skipped.keys() == KINDS.keys()
         assert not everything.found.keys() & everything.skipped.keys()
@@ -113,18 +117,38 @@ class TestAll:
         out = tmp_path / "all"
         look_into(look(run, n=30), out=out)
         before = (out / "reliance.json").read_bytes()
-        again = look_into_all(look(run, kind="all", n=30), out=out)
+        again = look_into_all(look(run, kind="all", n=30, steps=3), out=out)
         assert "--overwrite" in again.skipped["reliance"]
         with pytest.raises(InputError, match="an analysis left to do"):
-            look_into_all(look(run, kind="all", n=30), out=out)
+            look_into_all(look(run, kind="all", n=30, steps=3), out=out)
         assert (out / "reliance.json").read_bytes() == before
-        assert "reliance" in look_into_all(look(run, kind="all", n=30), out=out, overwrite=True).found
+        assert "reliance" in look_into_all(look(run, kind="all", n=30, steps=3), out=out, overwrite=True).found
 
     def test_bad_input_is_bad_input(self, run):
         with pytest.raises(InputError, match=r"^n: got 999"):
             look_into_all(look(run, kind="all", n=999))
         with pytest.raises(InputError, match=r"^kind: got 'all'; expected a single kind"):
             look_into(look(run, kind="all"))
+
+
+def test_odd_images_and_names_with_markup_from_training_to_report(tmp_path, monkeypatch):
+    """Not square, in colour, names that want to be code; the figures beside the records are not needed."""
+    names = (EVIL, "<b>two</b>", "&three")
+    splits = {role: (*split(48, 3, (3, 12, 20), seed), names) for seed, role in enumerate(("train", "test"))}
+    data = data_module(monkeypatch, "odd_images", **splits) + "+tint:rho=0.8"
+    changes = {"epochs": 1, "model": "small", "selection.size": 12}
+    path = train("standard", data=data, out=tmp_path / "r", changes=changes).path
+    found = look_into_all(Look(run=str(path), kind="all", rho="sweep", steps=5, treatments=1))
+    assert set(found.found) == {"reliance", "instruments", "pictures"}
+    for _, files in found.found.values():
+        for file in files[1:]:
+            file.unlink()
+    evaluate_target(Target(target=str(path), n=10), Judging(suite="quick", checks=False, curve=False))
+    page = Page(write_report([path], tmp_path / "page.html").read_text())
+    assert page.open == []
+    assert len(page.all("script")) == 1
+    assert "Feature pictures: r" in page.text
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
 
 
 def test_records_of_several_runs(run, tmp_path):

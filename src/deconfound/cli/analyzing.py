@@ -72,7 +72,7 @@ def analyze(
         )
         if kind == ALL:
             everything = look_into_all(look, out=out, overwrite=overwrite, monitor=screen)
-            found, skipped = everything.found.values(), everything.skipped
+            found, skipped = list(everything.found.values()), everything.skipped
         else:
             found, skipped = [look_into(look, out=out, overwrite=overwrite, monitor=screen)], {}
     if json:

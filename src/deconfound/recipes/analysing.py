@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -80,6 +81,11 @@ class Look:
         matching_of(self)
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0, below 2^63")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number of at least 1")
+
+    def of_kind(self, kind: str) -> Look:
+        """The same of a single kind, without the settings that it does not take."""
+        foreign: dict[str, Any] = {name: None for name in self.options() if name not in KINDS[kind].options}
+        return replace(self, kind=kind, **foreign)
 
     def options(self) -> dict[str, object]:
         """The settings of single kinds that were given."""
@@ -226,7 +232,7 @@ def look_into_all(
     loaded, found, skipped = _loaded(look), {}, {}
     scene = _scene(look, loaded, monitor)
     for kind in KINDS:
-        own = replace(look, kind=kind, **{name: None for name in look.options() if name not in KINDS[kind].options})
+        own = look.of_kind(kind)
         folder = Path(out) if out is not None else default_folder(own)
         try:
             _check_free(folder, kind, overwrite=overwrite)

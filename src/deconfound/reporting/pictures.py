@@ -95,13 +95,13 @@ def _class(names: tuple[str, ...], label: int) -> str:
 def _tiles(record: PicturesRecord, image: PicturedImage) -> Iterator[tuple[Tile, str]]:
     """Each picture of an image with what is seen in words."""
     names, label = record.class_names, class_name(record.class_names, image.label)
-    for kind, encoded, found in (
+    for kind, encoded, seen in (
         (IMAGE, image.png, image.prediction),
         (ATTACKED, image.adversarial_png, image.adversarial_prediction),
     ):
-        word = _class(names, found)
+        word = _class(names, seen)
         what = "" if kind == IMAGE else " attacked"
-        yield Tile(encoded, kind, word, found != image.label), f"Image {image.index}, a {label},{what} predicted {word}"
+        yield Tile(encoded, kind, word, seen != image.label), f"Image {image.index}, a {label},{what} predicted {word}"
     for picture in image.features:
         word, kind = _class(names, picture.prediction), clean(picture.kind)
         words = f"Picture of the {kind} features of image {image.index}, cosine {picture.cosine:.2f}, predicted {word}"

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from deconfound.records import Interval, RelianceRecord
+from deconfound.records import Accuracy, Interval, RelianceRecord, Share
 from deconfound.reporting.figures import MARKERS, house_style, settled
 from deconfound.reporting.inline_svg import INK, SERIES
 from deconfound.reporting.text import clean, short
@@ -25,8 +25,8 @@ def reliance_figure(record: RelianceRecord) -> Figure:
 
 def _rows(record: RelianceRecord) -> Figure:
     point = record.own
-    arms = [("as observed", point.observed, None)]
-    arms += [(clean(done.name), done.accuracy, done.changed) for done in point.interventions]  # type: ignore[list-item]
+    arms: list[tuple[str, Accuracy, Share | None]] = [("as observed", point.observed, None)]
+    arms += [(clean(done.name), done.accuracy, done.changed) for done in point.interventions]
     with house_style():
         figure = Figure(figsize=(5.2, 1.0 + 0.45 * len(arms)), layout="constrained")
         axes = figure.add_subplot()
@@ -84,7 +84,10 @@ def _line(
 
 def _legend(figure: Figure, looks: Sequence[tuple[str, str, str]], words: Sequence[str]) -> None:
     # The texts are set afterwards: a label that starts with an underscore would be dropped.
-    handles = [Line2D([], [], color=colour, marker=marker, linestyle=dashes) for colour, marker, dashes in looks]
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle="--" if dashes == "--" else "-")
+        for colour, marker, dashes in looks
+    ]
     columns = 2 if max(map(len, words)) <= 26 else 1
     legend = figure.legend(handles, [str(i) for i in range(len(words))], loc="outside lower left", ncols=columns)
     for text, word in zip(legend.get_texts(), words, strict=True):
