@@ -10,6 +10,7 @@ from deconfound.errors import InputError
 from deconfound.models import split_model
 from deconfound.recipes.analysing import Look, look_into
 from deconfound.recipes.cutting import cut_run
+from deconfound.recipes.instrumenting import components_of
 from deconfound.recipes.loading import load_run
 from deconfound.recipes.training import train
 from deconfound.records import InstrumentsRecord
@@ -81,10 +82,16 @@ def test_bad_settings(trained, tmp_path, changes, match):
 
 
 def test_by_default_there_are_twice_as_many_instruments(trained, tmp_path):
-    record, _ = look_into(look(trained.path, treatments=None, instruments=None), out=tmp_path / "a")
+    record, _ = look_into(look(trained.path, treatments=None, instruments=None), out=tmp_path)
     assert (len(record.first_stages), record.instruments) == (4, 8)
-    record, _ = look_into(look(trained.path, treatments=3, instruments=None), out=tmp_path / "b")
-    assert (len(record.first_stages), record.instruments) == (3, 6)
+    assert components_of(look(trained.path, treatments=3, instruments=None)) == (3, 6)
+    assert components_of(look(trained.path, treatments=3, instruments=9)) == (3, 9)
+
+
+def test_more_than_fits_into_memory(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("deconfound.analysis.instruments.LARGEST", 5000)
+    with pytest.raises(InputError, match=r"^n: got 120; expected at most 50 images with 100 features at this cut"):
+        look_into(look(trained.path), out=tmp_path)
 
 
 def test_a_random_network_has_no_single_feature(tmp_path):

@@ -94,7 +94,7 @@ def test_models_by_rho_on_the_screen():
 
 
 def test_files_are_what_they_are_called():
-    for record in (make_reliance(), make_reliance(SWEEP), make_reliance((None,))):
+    for record in (make_reliance((None,)), make_reliance(SWEEP)):
         files = analysis_files(record)
         assert set(files) == {"reliance.csv", "reliance.svg"}
         assert ElementTree.fromstring(files["reliance.svg"]).tag.endswith("svg")

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import time
 
+import torch
 from torch import Tensor
 
 from deconfound.analysis.attacker import attack_fields
 from deconfound.analysis.components import principal_components
 from deconfound.analysis.iv import diagnose, load_library
-from deconfound.analysis.observing import SplitClassifier, device_of, observe
+from deconfound.analysis.observing import SplitClassifier, device_of, observe, quiet
 from deconfound.core.origin import Origin
 from deconfound.core.protocols import Attack, ImageSource, Monitor
 from deconfound.errors import require
 from deconfound.records import InstrumentsRecord
 
 TREATMENTS, INSTRUMENTS = 4, 8
+LARGEST = 2**27
+"""Numbers in all features together: 1 GiB in float64."""
 
 
 def diagnose_instruments(
@@ -53,7 +56,7 @@ def diagnose_instruments(
         monitor: shows progress.
 
     Raises:
-        InputError: components that do not fit together or the data, too few images, no ``linearmodels``.
+        InputError: components that do not fit together or the data, too few or too many images, no ``linearmodels``.
 
     Source: the graph Z -> T -> Y <- U -> T of Kim et al. 2023 (arXiv 2303.01052), who assume relevance and validity;
     what can be tested of them is tested here.
@@ -62,6 +65,7 @@ def diagnose_instruments(
     load_library()  # refused before the attack is run
     begun = time.perf_counter()
     device = device_of(model)
+    _check_memory(model, source, index, device)
     seen = observe(model, source, index, attack, seed=seed, batch_size=batch_size, device=device, monitor=monitor)
     treatment = principal_components(seen.adversarial.features, treatments, "treatments")
     moved = seen.adversarial.features.double() - seen.natural.features.double()
@@ -81,6 +85,15 @@ def diagnose_instruments(
         instruments=instruments,
         **vars(found),
     )
+
+
+def _check_memory(model: SplitClassifier, source: ImageSource, index: Tensor, device: torch.device) -> None:
+    (batch,) = source.batches([index[:1]], device)
+    with quiet(device, model), torch.no_grad():
+        dimension = model.features(batch.images).shape[1]
+    most = LARGEST // dimension
+    rule = f"at most {most} images with {dimension} features at this cut (-n), so that they fit into memory"
+    require(len(index) <= most, "n", len(index), rule)
 
 
 def check_components(treatments: int, instruments: int) -> None:
