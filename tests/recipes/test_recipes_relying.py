@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 
+import deconfound
 from deconfound.data import load
 from deconfound.errors import InputError
 from deconfound.recipes.analysing import KINDS, Look, look_into, look_into_all
@@ -137,7 +138,7 @@ def test_odd_images_and_names_with_markup_from_training_to_report(tmp_path, monk
     data = data_module(monkeypatch, "odd_images", **splits) + "+tint:rho=0.8"
     changes = {"epochs": 1, "model": "small", "selection.size": 12}
     path = train("standard", data=data, out=tmp_path / "r", changes=changes).path
-    found = look_into_all(Look(run=str(path), kind="all", rho="sweep", steps=5, treatments=1))
+    found = deconfound.analyze_all(path, rho="sweep", steps=5, treatments=1)
     assert set(found.found) == {"reliance", "instruments", "pictures"}
     for _, files in found.found.values():
         for file in files[1:]:

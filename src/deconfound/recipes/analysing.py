@@ -180,6 +180,28 @@ def analyze(
     return look_into(look, out=out, overwrite=overwrite, monitor=monitor)
 
 
+def analyze_all(
+    run: str | Path,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    monitor: Monitor | None = None,
+    **settings: object,
+) -> Everything:
+    """Every analysis that fits a run: ``deconfound.analyze_all("runs/causal", n=100).found["style"]``.
+
+    Args:
+        run: run folder, or its ``model.safetensors``.
+        out, overwrite, monitor: as for ``look_into_all``.
+        settings: further fields of ``Look``.
+
+    Raises:
+        InputError: as for ``look_into_all``.
+    """
+    look = Look(run=str(run), kind=ALL, **settings)  # type: ignore[arg-type]
+    return look_into_all(look, out=out, overwrite=overwrite, monitor=monitor)
+
+
 def look_into(
     look: Look, *, out: str | Path | None = None, overwrite: bool = False, monitor: Monitor | None = None
 ) -> tuple[AnalysisRecord, tuple[Path, ...]]:
@@ -198,7 +220,7 @@ def look_into(
         InputError: bad input, before anything is written: a kind that does not fit the run, a run without its players,
             more images than the split has, a finished analysis at ``out``.
     """
-    require(look.kind != ALL, "kind", look.kind, "a single kind; look_into_all takes all that fit")
+    require(look.kind != ALL, "kind", look.kind, "a single kind; analyze_all takes all that fit")
     loaded = _loaded(look)
     folder = Path(out) if out is not None else default_folder(look)
     _check_free(folder, look.kind, overwrite=overwrite)
