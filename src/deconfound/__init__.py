@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from deconfound.core.streams import Streams
     from deconfound.core.threat import ThreatModel
     from deconfound.errors import InputError
-    from deconfound.recipes.analysing import analyze
+    from deconfound.recipes.analysing import analyze, analyze_all
     from deconfound.recipes.comparing import compare
     from deconfound.recipes.evaluating import evaluate
     from deconfound.recipes.exporting import export
@@ -31,6 +31,7 @@ _HOME = {
     "ThreatModel": "core.threat",
     "TrainingRecord": "records",
     "analyze": "recipes.analysing",
+    "analyze_all": "recipes.analysing",
     "compare": "recipes.comparing",
     "evaluate": "recipes.evaluating",
     "export": "recipes.exporting",
@@ -50,6 +51,7 @@ __all__ = [
     "TrainingRecord",
     "analysis",
     "analyze",
+    "analyze_all",
     "attacks",
     "compare",
     "data",

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from deconfound.cli.analyzing import analyze
+from deconfound.cli.analyzing import analyze, compare_reliance
 from deconfound.cli.certifying import certify
 from deconfound.cli.exporting import export
 from deconfound.cli.listing import list_
@@ -272,6 +272,7 @@ def compare(
     places: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Evaluation records or run folders.")],
     adjust: Annotated[str, typer.Option(metavar="A", help="p-values for several pairs: holm or none.")] = "holm",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Record of the comparison.")] = None,
+    reliance: Annotated[bool, typer.Option("--reliance", help="Compare reliance records: model by rho.")] = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -279,6 +280,9 @@ def compare(
 
     Example: deconfound compare runs/first runs/second
     """
+    if reliance:
+        compare_reliance(places, out, json=json)
+        return
     from deconfound.recipes.comparing import compare as job
     from deconfound.reporting import comparison_view
 

@@ -252,6 +252,19 @@ class Intervenable(Protocol):
     def do(self, variable: str, value: str) -> ImageSource: ...
 
 
+@runtime_checkable
+class ConfoundedSource(Protocol):
+    """A source whose confounder agrees with the class with a known probability ``rho``.
+
+    ``at_rho`` is the same examples in the same order with another one; raising it only turns disagreement to agreement.
+    """
+
+    @property
+    def rho(self) -> float: ...
+
+    def at_rho(self, rho: float) -> ImageSource: ...
+
+
 class Augmentation(Protocol):
     """Random change of a whole batch on its device: (B, C, H, W) -> (B, C, H, W), from streams and nothing else."""
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from deconfound.reporting.comparison import comparison_view
     from deconfound.reporting.figures import curve_figure, png, survivors_figure, svg, training_figure
     from deconfound.reporting.page import render
+    from deconfound.reporting.reliance import side_by_side_table
     from deconfound.reporting.study import markdown_table, study_grids, study_view
     from deconfound.reporting.study_csv import csv_table
     from deconfound.reporting.tables import evaluation_table, leaderboard_table
@@ -37,6 +38,7 @@ _HOME = {
     "csv_table": "study_csv",
     "study_grids": "study",
     "study_view": "study",
+    "side_by_side_table": "reliance",
     "survivors_figure": "figures",
     "svg": "figures",
     "training_figure": "figures",
@@ -60,6 +62,7 @@ __all__ = [
     "csv_table",
     "study_grids",
     "study_view",
+    "side_by_side_table",
     "survivors_figure",
     "svg",
     "training_figure",
