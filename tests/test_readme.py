@@ -20,7 +20,7 @@ def text():
 def test_set_up_is_two_commands(text):
     assert re.findall(r"^    (pip install .*)$", text, re.MULTILINE) == [
         "pip install -c constraints.txt . && deconfound demo",
-        'pip install -c constraints.txt ".[test]" && pytest',
+        'pip install -c constraints.txt ".[test]" && pytest -n auto --dist loadfile',
     ]
 
 

@@ -12,24 +12,31 @@ if TYPE_CHECKING:
     from deconfound.core.streams import Streams
     from deconfound.core.threat import ThreatModel
     from deconfound.errors import InputError
-    from deconfound.recipes.analysing import analyze
+    from deconfound.recipes.analysing import analyze, analyze_all
     from deconfound.recipes.comparing import compare
     from deconfound.recipes.evaluating import evaluate
+    from deconfound.recipes.exporting import export
     from deconfound.recipes.loading import load
+    from deconfound.recipes.studying import study
     from deconfound.recipes.training import train
-    from deconfound.records import Comparison, EvaluationRecord, TrainingRecord
+    from deconfound.records import Comparison, EvaluationRecord, ModelCard, StudyRecord, TrainingRecord
 
 _HOME = {
     "Comparison": "records",
     "EvaluationRecord": "records",
     "InputError": "errors",
+    "ModelCard": "records",
+    "StudyRecord": "records",
     "Streams": "core.streams",
     "ThreatModel": "core.threat",
     "TrainingRecord": "records",
     "analyze": "recipes.analysing",
+    "analyze_all": "recipes.analysing",
     "compare": "recipes.comparing",
     "evaluate": "recipes.evaluating",
+    "export": "recipes.exporting",
     "load": "recipes.loading",
+    "study": "recipes.studying",
     "train": "recipes.training",
 }
 _ROOMS = ("analysis", "attacks", "data", "evaluation", "models", "objectives", "training")
@@ -37,19 +44,24 @@ __all__ = [
     "Comparison",
     "EvaluationRecord",
     "InputError",
+    "ModelCard",
+    "StudyRecord",
     "Streams",
     "ThreatModel",
     "TrainingRecord",
     "analysis",
     "analyze",
+    "analyze_all",
     "attacks",
     "compare",
     "data",
     "evaluate",
     "evaluation",
+    "export",
     "load",
     "models",
     "objectives",
+    "study",
     "train",
     "training",
 ]

@@ -84,3 +84,27 @@ def test_a_finished_analysis_is_kept(cli, run):
     assert (refused.code, refused.out) == (2, "")
     assert refused.err.startswith("error: out: got 'c/analyze-style-n5'; expected a folder without a finished analysis")
     assert cli("analyze", "c", "style", "-n", "5", "--quiet", "--overwrite").code == 0
+
+
+def test_all_kinds_and_what_is_left_out(cli, run, tmp_path):
+    code, out, err = cli(
+        "analyze", "c", "all", "-n", "20", "--steps", "3", "--quiet", "--data", "digits+tint:rho=0.5", "--out", "a"
+    )
+    assert (code, err) == (0, "")
+    assert "Record: a/style.json" in out
+    assert "Record: a/reliance.json; beside it reliance.csv, reliance.svg" in out
+    assert "Left out: exposure" in out
+    code, out, _ = cli("analyze", "c", "all", "-n", "20", "--steps", "3", "--json", "--out", "b")
+    found = json.loads(out)
+    assert code == 0
+    assert "style-analysis" in [record["kind"] for record in found["analyses"]]
+    assert "do-operations" in found["left_out"]["reliance"]
+    code, out, _ = cli("analyze", "c", "reliance", "--data", "digits+tint:rho=0.9", "--rho", "sweep", "-n", "20")
+    assert code == 0
+    assert "rho 0.1: reliance" in out
+    code, out, err = cli("compare", "--reliance", "a", "c")
+    assert (code, err) == (0, "")
+    assert "rho 0.99" in out
+    assert len(json.loads(cli("compare", "--reliance", "a", "c", "--json").out)) == 2
+    assert cli("compare", "--reliance", "a").code == 2
+    assert "out: got 'x.json'" in cli("compare", "--reliance", "a", "c", "--out", "x.json").err

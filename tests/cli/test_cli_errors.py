@@ -50,7 +50,7 @@ WRONG = [
     (("evaluate", "r", "--mean", "a"), r"mean: got 'a'; expected numbers separated by commas"),
     (("evaluate", "r", "--mean", "0.5"), r"mean: got .* expected none with a run"),
     (("evaluate", "r", "--device", "abacus"), r"device: got 'abacus'"),
-    (("analyze", "r", "styl"), r"kind: got 'styl'; expected one of style \(did you mean 'style'\?\)"),
+    (("analyze", "r", "styl"), r"kind: got 'styl'; expected one of all, .*, style \(did you mean 'style'\?\)"),
     (("analyze", "r", "style"), r"kind: got 'style'; .* was trained with standard; this one needs a style branch"),
     (("analyze", "nowhere", "style"), r"run: got 'nowhere'; expected a folder with model.safetensors"),
     (("analyze", "r", "style", "--seed", "-1"), r"seed: got -1"),

@@ -300,3 +300,22 @@ def test_real_folders(shared, tmp_path, folder, family):
         marked, clean = images_of(source.subset(few)), images_of(plain.subset(few))
         share = float((marked != clean).any(1).double().mean())
         assert share < 1 / 16 if source is data.test else share > 0.9  # a quarter of the side; the whole image
+
+
+def test_another_rho_turns_disagreement_to_agreement_and_nothing_else():
+    grey = MemoryImages(torch.full((300, 1, 16, 16), 0.5), torch.arange(300) % 5, tuple("abcde"), "grey[test]")
+    few = Confounded(grey, Confounding(kind="patch", rho=0.2, seed=3), "test")
+    more = few.at_rho(0.7)
+    assert (few.rho, more.rho) == (0.2, 0.7)
+    agrees = (few.confounder == few.labels, more.confounder == more.labels)
+    assert bool((agrees[1] | ~agrees[0]).all())
+    kept = ~(agrees[1] & ~agrees[0])
+    (first,), (second,) = (list(source.batches([torch.arange(300)])) for source in (few, more))
+    assert torch.equal((first.images == second.images).flatten(1).all(1), kept)
+    assert torch.equal(few.at_rho(0.7).at_rho(0.2).confounder, few.confounder)
+    assert more.do("confounder", "random").digest() != few.do("confounder", "random").digest()
+    assert torch.equal(more.do("confounder", "random").confounder, few.do("confounder", "random").confounder)
+    part = few.subset(torch.tensor([4, 2])).at_rho(0.7)
+    assert torch.equal(part.confounder, more.confounder[[4, 2]])
+    with pytest.raises(InputError, match=r"rho: got 1\.5"):
+        few.at_rho(1.5)

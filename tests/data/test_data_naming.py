@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from deconfound.data.families import family_of
-from deconfound.data.naming import as_file_name, base_of, parts_of, settings_of, whole, without_place
+from deconfound.data.naming import as_file_name, base_of, moved, parts_of, settings_of, whole, without_place
 from deconfound.data.sources import load
 from deconfound.errors import InputError
+
+MARKED = ("digits:train=20+patch:rho=0.5", "digits+patch:rho=0.5")
 
 
 @pytest.mark.parametrize(
@@ -23,10 +26,33 @@ from deconfound.errors import InputError
         ("shapes:rho=0.5+patch", ("shapes", "patch", None)),
         ("a+b/mnist", ("a+b/mnist", None, None)),
         ("owner/shapes:rho", ("owner/shapes:rho", None, None)),
+        ("a/b:train=5", ("a/b", None, None, "train=5")),
+        ("mine.tools:load:train=5,test=3+tint:rho=1", ("mine.tools:load", "tint", "rho=1", "train=5,test=3")),
+        ("shapes:train=5", ("shapes", None, "train=5")),
     ],
 )
 def test_parts(name, parts):
-    assert tuple(parts_of(name)) == parts
+    assert tuple(parts_of(name)) == (*parts, *[None] * (4 - len(parts)))
+
+
+def test_the_first_images_of_a_split():
+    whole, some = load("digits"), load("digits:train=20")
+    assert (len(some.train), len(some.test), some.family) == (20, len(whole.test), "digits")
+    assert some.train.digest() == whole.train.subset(range(20)).digest() != whole.train.digest()
+    assert len(load("digits:train=20,test=7").test) == 7
+    few, every = (next(load(name).train.batches([torch.arange(20)])).images for name in MARKED)
+    assert torch.equal(few, every)
+    assert family_of("data/cifar10:train=5", (3, 17, 19), 10) == "cifar"
+
+
+def test_limits_in_names_of_records_and_files(tmp_path):
+    assert without_place(f"{tmp_path}:train=5+tint:rho=1") == ":train=5+tint:rho=1"
+    assert as_file_name("data/cifar10:train=5,test=3") == "cifar10-train=5,test=3"
+    strange = tmp_path / "x:train=5"
+    strange.mkdir()
+    assert parts_of(str(strange)).limits is None
+    assert moved("mnist", "a/b") == "a/b"
+    assert moved("shapes:rho=1", "shapes") == "shapes:rho=1"
 
 
 def test_a_folder_that_exists_is_a_folder_whatever_its_name(tmp_path, make_folder):
@@ -83,6 +109,10 @@ def test_names_for_records_and_files(tmp_path):
         ("digits+patch:train=3", r"data: patch: setting: got 'train'; expected one of rho, seed"),
         ("digits+tint:rho=2", r"data: tint: rho: got '2'; expected a probability"),
         ("nowhere/at/all+tint:rho=1", r"data: got 'nowhere/at/all'; expected a folder that exists"),
+        ("digits:train=0", r"data: digits: train: got 0; expected 1 to the split's 1437 images"),
+        ("digits:test=361", r"data: digits: test: got 361; expected 1 to the split's 360 images"),
+        ("digits:train=few", r"data: digits: train: got 'few'; expected a whole number"),
+        ("digits:train=3,seed=1", r"data: digits: setting: got 'seed'; expected one of test, train"),
         ("shape", r"data: got 'shape'; .*did you mean 'shapes'"),
     ],
 )

@@ -298,3 +298,13 @@ def test_a_model_that_reads_only_the_shape_does_not_notice():
 def test_bad_input(split, call, message):
     with pytest.raises(InputError, match=message):
         call(split)
+
+
+def test_another_rho_recolours_only_where_the_colour_begins_to_agree(split):
+    more = split.at_rho(1.0)
+    assert (split.rho, more.rho) == (0.917, 1.0)
+    assert torch.equal(more.confounder, more.labels)
+    same = (images_of(split) == images_of(more)).flatten(1).all(1)
+    assert torch.equal(same, split.confounder == split.labels)
+    with pytest.raises(InputError, match="rho: got 2"):
+        split.at_rho(2)

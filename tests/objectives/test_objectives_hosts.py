@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -166,6 +167,23 @@ class TestHelp:
         assert [player for player, _ in losses] == ["style", "model"]
         assert "helper" not in losses[0][1].parts
         assert {"helper", "style_shift"} <= losses[1][1].parts.keys()
+
+    def test_a_host_that_does_not_hand_its_images_on_is_helped_with_the_same_ones(self, monkeypatch):
+        (batch, streams), totals = setting(), []
+        for silent in (False, True):
+            host = trades(tiny_net())
+            steps = host.steps
+
+            def silenced(*arguments, steps=steps):
+                return (replace(step, adversarial=None) for step in steps(*arguments))
+
+            if silent:
+                monkeypatch.setattr(host, "steps", silenced)
+            (step,) = Help(host, tiny_net(seed=9)).steps(batch, PROGRESS, streams)
+            loss = step.loss()
+            assert "helper" in loss.parts
+            totals.append(loss.total)
+        assert torch.equal(*totals)
 
 
 class TestSmoothing:

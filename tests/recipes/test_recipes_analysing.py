@@ -179,7 +179,9 @@ class TestBadInput:
         assert "\n" not in str(caught.value)
 
     def test_a_kind_that_does_not_exist(self):
-        with pytest.raises(InputError, match=r"^kind: got 'stile'; expected one of style \(did you mean 'style'\?\)"):
+        with pytest.raises(
+            InputError, match=r"^kind: got 'stile'; expected one of all, .*style \(did you mean 'style'\?\)"
+        ):
             look("run", kind="stile")
 
     def test_a_run_that_it_does_not_fit_says_which_it_fits(self, trained):

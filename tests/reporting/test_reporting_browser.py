@@ -12,6 +12,7 @@ import subprocess
 
 import pytest
 
+from analysis_records import make_exposure, make_instruments, make_pictures, make_reliance
 from deconfound.reporting.page import render
 from style_records import make_style
 
@@ -96,8 +97,12 @@ def found(evaluations, trainings, make, tmp_path_factory):
     """Desktop, dark preference, with a record that has no number and one with hostile names."""
     nan = make["evaluation"]("broken", robust_accuracy=float("nan"), n=99, size=(40, 24, 3))
     evil = make["evaluation"]("<img src=x onerror=throw(1)>", "</script><script>throw 1</script>", robust=0.5)
-    analysis = make_style(make["picture"](0).clean_png, 1)
-    page = render([*evaluations, nan, evil], trainings, analyses=[analysis])
+    png = make["picture"](0).clean_png
+    analyses = [
+        make_style(png, 1), make_reliance(), make_reliance((0.1, 0.9)), make_instruments(), make_pictures(png, 1),
+        make_exposure(png, 1, 3),
+    ]  # fmt: skip
+    page = render([*evaluations, nan, evil], trainings, analyses=analyses)
     return browse(page, tmp_path_factory.mktemp("desktop"), 1200, "--blink-settings=preferredColorScheme=0")
 
 
@@ -122,7 +127,7 @@ def test_sorting_works_in_both_directions(found):
 
 
 def test_every_picture_loads_and_is_shown(found):
-    assert len(found["pictures"]) == 7 * 4 * 3 + 6
+    assert len(found["pictures"]) == 7 * 4 * 3 + 6 + 6 + 4
     assert all(complete and natural > 0 and shown > 40 for complete, natural, shown in found["pictures"])
 
 
@@ -147,7 +152,15 @@ def test_a_phone_needs_no_sideways_scrolling(make, trainings, tmp_path):
         make["unseen"](reasons=("r" * 90,), columns=(*make["unseen"]().columns, wide)),
     ]  # fmt: skip
     png = make["picture"](0).clean_png
-    analyses = [make_style(png), make_style(png, model="m" * 90, data="d" * 90, class_names=("class_" * 15,) * 10)]
+    odd = {"model": "m" * 90, "data": "d" * 90, "class_names": ("class_" * 15,) * 10}
+    analyses = [make_style(png), make_style(png, **odd), make_reliance((0.1, 0.5, 0.9, 0.99)), make_reliance(**odd)]
+    analyses += [
+        make_instruments(),
+        make_instruments(layer="l" * 90, **odd),
+        make_pictures(png),
+        make_pictures(png, **odd),
+    ]
+    analyses += [make_exposure(png), make_exposure(png, **odd)]
     found = browse(render([long, *more], trainings, "t" * 120, analyses=analyses), tmp_path, 390)
     assert found["width"][1] <= 500
     assert found["width"][0] <= found["width"][1]

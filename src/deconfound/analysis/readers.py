@@ -10,7 +10,18 @@ from torch import Tensor
 from deconfound.functional.losses import soft_cross_entropy
 from deconfound.functional.predictions import predicted
 from deconfound.functional.statistics import wilson_interval
-from deconfound.records import Accuracy, Reader
+from deconfound.records import Accuracy, Reader, Share
+
+
+def share_of(which: Tensor) -> Share:
+    """Share of true entries in (N,) bool with its 95 % Wilson interval.
+
+    >>> import torch
+    >>> share_of(torch.tensor([True, False])).share
+    0.5
+    """
+    count, n = int(which.sum()), len(which)
+    return Share(share=count / n, interval=wilson_interval(count, n))
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
@@ -20,8 +31,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
     >>> accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0])).share
     0.75
     """
-    right, n = int((predicted(logits) == labels).sum()), len(labels)
-    return Accuracy(share=right / n, interval=wilson_interval(right, n))
+    return Accuracy(**share_of(predicted(logits) == labels).model_dump())
 
 
 def reader(natural: Tensor, adversarial: Tensor, labels: Tensor) -> Reader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Audit
 from deconfound.errors import InputError, unknown_name
 
+_SINGLE = re.compile(r"(?P<attack>a?pgd)-(?P<steps>[1-9]\d{0,5})", re.ASCII)
 TARGETS, L1_TARGETS, L1_RESTARTS, PLUS_RESTARTS = 9, 5, 5, 5
 
 
@@ -72,6 +74,9 @@ class Suite:
     audit: Audit | None = None
     columns: tuple[Columns, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+Maker = Callable[[Setting], Suite]
 
 
 def untargeted_dlr(setting: Setting, steps: int = 100, restarts: int = 1, draws: int = 1) -> APGD:
@@ -162,7 +167,38 @@ def adaptive(setting: Setting) -> Suite:
     return Suite(name="adaptive", attacks=(*common.attacks, *setting.declared), notes=notes)
 
 
-Maker = Callable[[Setting], Suite]
+def _single(name: str) -> Maker | None:
+    """The suite of a single attack, ``pgd-STEPS`` or ``apgd-STEPS``; on a random judge it climbs expectations."""
+    found = _SINGLE.fullmatch(name)
+    if found is None:
+        return None
+    make, steps = {"pgd": PGD, "apgd": APGD}[found["attack"]], int(found["steps"])
+
+    def made(setting: Setting) -> Suite:
+        draws = setting.budget.draws if setting.stochastic else 1
+        return Suite(name=name, attacks=(make(setting.threat, steps=steps, draws=draws),))
+
+    return made
+
+
+def apart(made: Suite, transferred: Sequence[Attack] = ()) -> Suite:
+    """Every attack of a suite by itself on everything that is right when clean, as a column of a table.
+
+    The robust accuracy stays what all of them leave together, which no column is below.
+
+    Args:
+        made: the suite.
+        transferred: attacks that climb other classifiers, as columns behind those of the suite.
+
+    Raises:
+        InputError: the suite ``fast``, which audits what its first attacks leave.
+    """
+    if made.audit is not None:
+        rule = "none with this suite, which audits survivors; standard has the same attacks"
+        raise InputError("separate", made.name, rule)
+    alone = (Columns("alone", attack) for attack in made.attacks)
+    others = (Columns("transfer", attack) for attack in transferred)
+    return replace(made, attacks=(), columns=(*alone, *others, *made.columns))
 
 
 def _makers() -> Mapping[str, Maker]:
@@ -193,6 +229,24 @@ def names() -> tuple[str, ...]:
     return tuple(_makers())
 
 
+SINGLE_ATTACKS = ("pgd-STEPS", "apgd-STEPS")
+"""Suites of one attack, with any number of steps."""
+
+
+def exists(name: str) -> bool:
+    """Whether there is a suite of that name.
+
+    >>> exists("standard"), exists("pgd-40"), exists("pgd")
+    (True, True, False)
+    """
+    return name in _makers() or _single(name) is not None
+
+
+def unknown(name: str) -> InputError:
+    """What is said of a suite that does not exist."""
+    return unknown_name("suite", name, (*_makers(), *SINGLE_ATTACKS))
+
+
 def about(name: str) -> str:
     """One line on a suite."""
     return (_makers()[name].__doc__ or "").strip().splitlines()[0]
@@ -207,21 +261,15 @@ def suite(name: str, setting: Setting | ThreatModel) -> Suite:
     >>> [attack.name for attack in suite("standard", ThreatModel("linf", "8/255")).attacks]
     ['apgd-ce-100', 'apgd-t-100x9', 'fab-t-100x9', 'square-5000']
     """
-    makers = _makers()
-    if name not in makers:
-        raise unknown_name("suite", name, makers)
+    make = _makers().get(name) or _single(name)
+    if make is None:
+        raise unknown(name)
     setting = Setting(threat=setting) if isinstance(setting, ThreatModel) else setting
     if setting.stochastic and name in DETERMINISTIC:
         rule = "rand (or adaptive): the model is random, and these attacks would climb single draws of it"
         raise InputError("suite", name, rule)
-    made = makers[name](setting)
-    return Suite(
-        name=made.name,
-        attacks=made.attacks,
-        audit=made.audit,
-        columns=made.columns,
-        notes=(*made.notes, *_few_classes(setting)),
-    )
+    made = make(setting)
+    return replace(made, notes=(*made.notes, *_few_classes(setting)))
 
 
 def _few_classes(setting: Setting) -> tuple[str, ...]:

@@ -10,10 +10,13 @@ from typing import Annotated
 
 import typer
 
-from deconfound.cli.analyzing import analyze
+from deconfound.cli.analyzing import analyze, compare_reliance
 from deconfound.cli.certifying import certify
+from deconfound.cli.exporting import export
+from deconfound.cli.listing import list_
 from deconfound.cli.options import Data, Json, Overwrite, Quiet, accelerator_of, devices_of, numbers_of
 from deconfound.cli.screen import Screen, logged
+from deconfound.cli.studying import study
 from deconfound.errors import InputError
 from deconfound.recipes.processes import process_rank
 
@@ -192,6 +195,9 @@ def evaluate(
     loops: Annotated[
         int | None, typer.Option(metavar="L", help="Views of what attacks climb, for ciiv; by default all.")
     ] = None,
+    separate: Annotated[
+        bool, typer.Option("--separate", help="Every attack by itself on all images, as a column; not with fast.")
+    ] = False,
     devices: Annotated[str, typer.Option(metavar="N", help="Devices that share the work, a number or auto.")] = "1",
     num_nodes: Annotated[int, typer.Option(min=1, metavar="N", help="Machines.")] = 1,
     mean: Annotated[str | None, typer.Option(metavar="M,..", help="Normalisation inside a named network.")] = None,
@@ -238,6 +244,7 @@ def evaluate(
             audit_min=audit_min,
             audit_share=audit_share,
             loops=loops,
+            separate=separate,
         )
         compute = Compute(devices=devices_of(devices), num_nodes=num_nodes, accelerator=accelerator_of(device))
         record, path = evaluate_target(
@@ -255,6 +262,8 @@ def evaluate(
 
 app.command()(analyze)
 app.command()(certify)
+app.command()(export)
+app.command()(study)
 
 
 @app.command()
@@ -274,6 +283,7 @@ def compare(
     places: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Evaluation records or run folders.")],
     adjust: Annotated[str, typer.Option(metavar="A", help="p-values for several pairs: holm or none.")] = "holm",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Record of the comparison.")] = None,
+    reliance: Annotated[bool, typer.Option("--reliance", help="Compare reliance records: model by rho.")] = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -281,6 +291,9 @@ def compare(
 
     Example: deconfound compare runs/first runs/second
     """
+    if reliance:
+        compare_reliance(places, out, json=json)
+        return
     from deconfound.recipes.comparing import compare as job
     from deconfound.reporting import comparison_view
 
@@ -293,23 +306,7 @@ def compare(
         typer.echo(f"Record: {out}")
 
 
-@app.command(name="list")
-def list_(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="recipes, models, data, attacks, suites or objectives.")],
-    json: Json = False,
-) -> None:
-    """Show what there is, with a line on each."""
-    from deconfound.recipes.listing import listing
-
-    rows = listing(kind)
-    if json:
-        import json as codec
-
-        typer.echo(codec.dumps(dict(rows), indent=1))
-        return
-    width = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        typer.echo(f"{name:<{width}}  {text}")
+app.command(name="list")(list_)
 
 
 def _complain(text: str) -> None:

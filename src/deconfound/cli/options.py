@@ -39,3 +39,15 @@ def numbers_of(field: str, text: str | None) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(field, text, "numbers separated by commas, one or one per channel") from None
+
+
+def words_of(field: str, text: str | None) -> tuple[str, ...]:
+    """Words separated by commas; none where the option was not given.
+
+    Raises:
+        InputError: an empty word.
+    """
+    words = () if text is None else tuple(word.strip() for word in text.split(","))
+    if not all(words):
+        raise InputError(field, text, "words separated by commas")
+    return words

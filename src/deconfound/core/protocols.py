@@ -69,6 +69,13 @@ class DeclaresSurrogates(Protocol):
     def attack_surrogates(self) -> Sequence[DeclaredAttack]: ...
 
 
+@runtime_checkable
+class HasExpectation(Protocol):
+    """A random network with a deterministic one in its place, in two parts: ``head(features(images))`` are logits."""
+
+    def expectation(self) -> nn.Module: ...
+
+
 class StylePredictor(Protocol):
     """Style s = n(f) B^T of features (B, D), and the logits (B, K) that it suggests: V phi(s) + c, plus a correction.
 
@@ -243,6 +250,19 @@ class Intervenable(Protocol):
     def interventions(self) -> Mapping[str, tuple[str, ...]]: ...
 
     def do(self, variable: str, value: str) -> ImageSource: ...
+
+
+@runtime_checkable
+class ConfoundedSource(Protocol):
+    """A source whose confounder agrees with the class with a known probability ``rho``.
+
+    ``at_rho`` is the same examples in the same order with another one; raising it only turns disagreement to agreement.
+    """
+
+    @property
+    def rho(self) -> float: ...
+
+    def at_rho(self, rho: float) -> ImageSource: ...
 
 
 class Augmentation(Protocol):

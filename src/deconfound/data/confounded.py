@@ -6,7 +6,7 @@ Shapes: N images (N, C, H, W), labels, confounder and index (N,) int64; B exampl
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import tee
 from typing import Protocol
 
@@ -185,6 +185,20 @@ class Confounded:
             InputError: a variable or a value that does not exist.
         """
         return self._with(self._positions, self._done.and_do(variable, value))
+
+    @property
+    def rho(self) -> float:
+        """Probability that the mark agrees with the class."""
+        return self._confounding.rho
+
+    def at_rho(self, rho: float) -> Confounded:
+        """The same examples with another probability: only marks change, and the more agree the larger it is.
+
+        Raises:
+            InputError: rho outside [0, 1].
+        """
+        confounding = replace(self._confounding, rho=rho)
+        return Confounded(self._source, confounding, self._split, positions=self._positions, done=self._done)
 
     def digest(self) -> str:
         """sha256 over the digest of the whole source, what is put on it, and the examples' places and marks."""

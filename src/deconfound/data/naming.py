@@ -2,8 +2,10 @@
 
     shapes[:SETTINGS]             generated images
     NAME                          a bundled set, a folder, a hub name, module:callable
+    NAME:train=N,test=N           the first N images of a split of NAME
     NAME+patch[:SETTINGS]         the images of NAME with a confounding texture
     NAME+tint[:SETTINGS]          the images of NAME with a confounding tint
+    NAME:train=N+tint             both
 
 SETTINGS are ``key=value`` joined by commas: ``rho=0.9,seed=1``.
 """
@@ -22,33 +24,43 @@ SHAPES = "shapes"
 OVERLAYS = ("patch", "tint")
 
 _KNOWN = re.compile(rf"(?P<base>.+)\+(?P<overlay>{'|'.join(OVERLAYS)})(?::(?P<settings>[^+]*))?", re.DOTALL)
+_LIMITED = re.compile(r"(?P<base>.+?):(?P<limits>(?:train|test)=[^+:/\\]*)", re.DOTALL)
 _LIKELY = re.compile(r".+\+(?P<overlay>[A-Za-z][\w-]*)(?::[^+]*)?", re.DOTALL)
 
 
 class DataName(NamedTuple):
-    """A data name in its parts; ``overlay`` is None where nothing is put on the images."""
+    """A data name in its parts; ``overlay`` is None where nothing is put on the images, ``limits`` where all count."""
 
     base: str
     overlay: str | None = None
     settings: str | None = None
+    limits: str | None = None
 
 
 def parts_of(name: str) -> DataName:
     """The parts of a data name; what exists on disk under the whole name is a folder, whatever its name.
 
     >>> parts_of("digits+patch:rho=0.9")
-    DataName(base='digits', overlay='patch', settings='rho=0.9')
+    DataName(base='digits', overlay='patch', settings='rho=0.9', limits=None)
     >>> parts_of("shapes:seed=2")
-    DataName(base='shapes', overlay=None, settings='seed=2')
+    DataName(base='shapes', overlay=None, settings='seed=2', limits=None)
+    >>> parts_of("uoft-cs/cifar10:train=100").limits
+    'train=100'
     """
-    found = None if exists(name) else _KNOWN.fullmatch(name)
-    if found:
-        plain = base_of(found["base"]) == SHAPES
-        return DataName(SHAPES if plain else found["base"], found["overlay"], found["settings"])
-    base, colon, settings = name.partition(":")
+    if exists(name):
+        base, colon, drawn = name.partition(":")
+        return DataName(SHAPES, None, drawn if colon else None) if base == SHAPES else DataName(name)
+    found = _KNOWN.fullmatch(name)
+    read = found["base"] if found else name
+    overlay: str | None = found["overlay"] if found else None
+    settings: str | None = found["settings"] if found else None
+    base, colon, drawn = read.partition(":")
     if base == SHAPES:
-        return DataName(SHAPES, None, settings if colon else None)
-    return DataName(name)
+        return DataName(SHAPES, overlay, settings if found else drawn if colon else None)
+    limited = None if exists(read) else _LIMITED.fullmatch(read)
+    if limited is None:
+        return DataName(read, overlay, settings)
+    return DataName(limited["base"], overlay, settings, limited["limits"])
 
 
 def base_of(name: str) -> str:
@@ -59,7 +71,19 @@ def base_of(name: str) -> str:
     """
     found = _KNOWN.fullmatch(name)
     base = found["base"] if found else name
-    return SHAPES if base.partition(":")[0] == SHAPES else base
+    if base.partition(":")[0] == SHAPES:
+        return SHAPES
+    limited = _LIMITED.fullmatch(base)
+    return limited["base"] if limited else base
+
+
+def moved(name: str, place: str) -> str:
+    """The data set of a name read from another place: limits and confounder stay, unless the place says its own.
+
+    >>> moved("uoft-cs/cifar10:train=100+tint", "data/cifar10"), moved("digits", "digits+patch:rho=1")
+    ('data/cifar10:train=100+tint', 'digits+patch:rho=1')
+    """
+    return place + name.removeprefix(base_of(name)) if base_of(place) == place else place
 
 
 def check_overlay(name: str) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+
 from deconfound.core.guards import working_folder_importable
 from deconfound.core.protocols import ImageSource
 from deconfound.data.assemble import Pair, Split, Wanted, assemble
@@ -20,7 +22,7 @@ from deconfound.data.confounded import Confounded, Confounding, LabelledSource
 from deconfound.data.digits import digits
 from deconfound.data.families import family_of
 from deconfound.data.hub import first_line, quiet, reach
-from deconfound.data.naming import SHAPES, DataName, check_overlay, exists, parts_of
+from deconfound.data.naming import SHAPES, DataName, check_overlay, exists, parts_of, settings_of, whole
 from deconfound.data.synthetic import ShapesSettings, shapes
 from deconfound.errors import InputError, require, unknown_name
 
@@ -68,8 +70,9 @@ def load(
 
     A name is, in this order: ``digits``; ``shapes`` or ``shapes:rho=0.9,train=3000,test=600,seed=0``; a folder that
     exists, either in the Hugging Face layout or of images; a function ``module:callable``; a hub name ``owner/name``.
-    Any but ``shapes`` followed by ``+patch`` or ``+tint``, such as ``digits+patch:rho=0.9,seed=0``, has a confounder
-    put on its images; it and ``shapes`` are ``Intervenable``.
+    Any but ``shapes`` followed by ``:train=N``, ``:test=N`` or ``:train=N,test=N`` is the first N images of a split, in
+    the order of the data set; followed by ``+patch`` or ``+tint``, such as ``digits+patch:rho=0.9,seed=0``, it has a
+    confounder put on its images; it and ``shapes`` are ``Intervenable``.
 
     - Splits: ``train``; ``test``, else ``validation``, ``valid`` or ``val`` (also where no image of ``test`` has a
       label: each is -1). No split is made up: class folders alone are a train split, and ``test`` is None.
@@ -126,11 +129,21 @@ def _assembled(parsed: DataName, wanted: Wanted) -> Pair:
     require(parts_of(name).overlay is None, "data: confounder", name, "one confounder, not two")
     if parsed.overlay is not None:
         added = Confounding.parse(parsed.overlay, parsed.settings)  # refused before anything is read
+    counts = settings_of(parsed.limits, {"train": whole, "test": whole}, f"data: {name}")
     with nullcontext() if name == "digits" else quiet():  # the data libraries take a second to import
         train, test = assemble(name, _read(name), wanted)
+    train, test = (_first(split, counts.get(role), name, role) for split, role in ((train, "train"), (test, "test")))
     if parsed.overlay is None:
         return train, test
     return _confounded(train, added, "train"), _confounded(test, added, "test")
+
+
+def _first(source: ImageSource | None, count: int | None, name: str, role: str) -> ImageSource | None:
+    """The first so many images of a split."""
+    if source is None or count is None:
+        return source
+    require(1 <= count <= len(source), f"data: {name}: {role}", count, f"1 to the split's {len(source)} images")
+    return source.subset(torch.arange(count))
 
 
 def _confounded(source: ImageSource | None, added: Confounding, split: str) -> Confounded | None:

@@ -6,7 +6,7 @@ Shapes: N images (N, 3, 64, 64), labels, confounder and index (N,) int64; B exam
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -185,6 +185,20 @@ class Shapes:
             InputError: a variable or a value that does not exist.
         """
         return Shapes(self._split, self._settings, index=self._index, done=self._done.and_do(variable, value))
+
+    @property
+    def rho(self) -> float:
+        """Probability that the colour agrees with the class."""
+        return self._settings.rho
+
+    def at_rho(self, rho: float) -> Shapes:
+        """The same images with another probability: only colours change, and the more agree the larger it is.
+
+        Raises:
+            InputError: rho outside [0, 1].
+        """
+        settings = replace(self._settings, rho=rho)
+        return Shapes(self._split, settings, index=self._index, done=self._done)
 
     def digest(self) -> str:
         """sha256 over the settings, the images' places and variables, and the pixels of 64 images spread evenly."""

@@ -18,7 +18,7 @@ from deconfound.core.types import DeclaredAttack
 from deconfound.errors import require
 from deconfound.functional.consistency import pooled
 from deconfound.functional.sampling import Slope
-from deconfound.models.ciiv_surrogates import declared
+from deconfound.models.ciiv_surrogates import ExpectedSurrogate, declared
 from deconfound.models.footprint import activation_bytes
 from deconfound.models.network import Size, sides
 from deconfound.models.normalise import Levels, Normalise
@@ -114,6 +114,10 @@ class CiiV(nn.Module):
         """The adaptive attacks on it: see ``models.ciiv_surrogates``."""
         return declared(self)
 
+    def expectation(self) -> ExpectedSurrogate:
+        """Its deterministic surrogate B, which sees the expected views; weights are shared."""
+        return ExpectedSurrogate(self)
+
     @property
     def last(self) -> nn.Linear:
         """The last linear layer of the inner network."""
@@ -127,7 +131,8 @@ class CiiV(nn.Module):
             features, logits = (torch.stack(found) for found in zip(*parts, strict=True))
         else:
             rows = views.flatten(0, 1)
-            both = self._split(rows) if self.training else self._within(rows)
+            whole = self.training or torch.compiler.is_exporting()  # a graph is one pass, of batches not known yet
+            both = self._split(rows) if whole else self._within(rows)
             features, logits = (found.view(count, loops, -1).transpose(0, 1) for found in both)
         return features, logits, exposure.T
 

@@ -151,7 +151,8 @@ class Sampler:
         keep = sampling.keep_probability(self._grid_acceptance(inputs)[:loops])
         chance = [self._chance(x, wide) for x in self._cells(inputs)]
         views = keep[None, :, None] * torch.cat(chance, dim=1)[:, None]
-        exposure = keep.mean(dim=(1, 2)).clamp_min(1 / (height * width)).expand(len(inputs), -1)
+        # shape, since len() would fix the batch of an exported graph
+        exposure = keep.mean(dim=(1, 2)).clamp_min(1 / (height * width)).expand(inputs.shape[0], -1)
         return self._finished(views, exposure)
 
     def _chance(self, x: Tensor, wide: bool) -> Tensor:

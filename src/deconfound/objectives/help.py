@@ -76,11 +76,13 @@ class Help:
     def steps(self, batch: Batch, progress: Progress, streams: Streams) -> Iterator[Step]:
         """The host's steps, that of the model with the helper term."""
         for step in self.objective.steps(batch, progress, streams):
-            made = step.adversarial
-            if step.player != "model" or made is None:
+            if step.player != "model":
                 yield step
                 continue
-            yield replace(step, loss=partial(self._step_loss, step.loss, batch, made))
+            made = step.adversarial
+            if made is None:  # a host of someone's own that does not hand its images on
+                made = self.objective.craft(batch, progress, streams)
+            yield replace(step, loss=partial(self._step_loss, step.loss, batch, made), adversarial=made)
 
     def _step_loss(self, host: Callable[[], Loss], batch: Batch, adversarial: Tensor) -> Loss:
         return self._helped(host(), batch, adversarial)

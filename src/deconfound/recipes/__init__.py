@@ -9,8 +9,10 @@ from deconfound.lazy import exporter
 if TYPE_CHECKING:
     from deconfound.recipes.comparing import compare
     from deconfound.recipes.evaluating import evaluate
+    from deconfound.recipes.exporting import export
     from deconfound.recipes.loading import load
     from deconfound.recipes.schema import Recipe
+    from deconfound.recipes.studying import study
     from deconfound.recipes.targets import evaluate_target
     from deconfound.recipes.training import Trained, train
 
@@ -20,10 +22,12 @@ _HOME = {
     "compare": "comparing",
     "evaluate": "evaluating",
     "evaluate_target": "targets",
+    "export": "exporting",
     "load": "loading",
+    "study": "studying",
     "train": "training",
 }
-__all__ = ["Recipe", "Trained", "compare", "evaluate", "evaluate_target", "load", "train"]
+__all__ = ["Recipe", "Trained", "compare", "evaluate", "evaluate_target", "export", "load", "study", "train"]
 
 
 __getattr__ = exporter(__name__, _HOME)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor
 
+from deconfound.analysis.instruments import check_components
 from deconfound.core.origin import Origin
 from deconfound.core.protocols import ImageSource, Monitor
 from deconfound.data import load as load_data
 from deconfound.errors import InputError, require, unknown_name
+from deconfound.recipes.exposing import exposure_analysis
+from deconfound.recipes.instrumenting import components_of, instruments_analysis
 from deconfound.recipes.loading import Loaded, load_run
+from deconfound.recipes.picturing import matching_of, pictures_analysis
 from deconfound.recipes.players import folder_of
+from deconfound.recipes.relying import parse_rhos, reliance_analysis
 from deconfound.recipes.schema import Recipe
 from deconfound.recipes.styling import style_analysis
 from deconfound.recipes.targets import check_fit, chosen, data_of_run, device_of, origin_facts
@@ -23,6 +29,7 @@ from deconfound.reporting import analysis_files
 from deconfound.store import write_bytes, write_text
 
 BATCH = 256
+ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +44,11 @@ class Look:
         seed: of all random numbers.
         batch_size: images at a time; it changes nothing beyond rounding.
         device: ``auto``, ``cpu`` or ``cuda``.
+        rho: with kind ``reliance``: further agreement probabilities of the test images, numbers, or ``sweep`` for 1/K,
+            0.5, 0.9 and 0.99.
+        layer: with kinds that cut the network: where; its own cut by default.
+        treatments, instruments: with kind ``instruments``: principal components of T and Z.
+        steps: with kind ``pictures``: of the search for a picture.
     """
 
     run: str
@@ -47,12 +59,38 @@ class Look:
     seed: int = 0
     batch_size: int = BATCH
     device: str = "auto"
+    rho: str | Sequence[float] | None = None
+    layer: str | None = None
+    treatments: int | None = None
+    instruments: int | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise unknown_name("kind", self.kind, KINDS)
+        if self.kind not in (*KINDS, ALL):
+            raise unknown_name("kind", self.kind, (*KINDS, ALL))
+        for option, value in self.options().items():
+            takers = [name for name, kind in KINDS.items() if option in kind.options]
+            require(
+                self.kind in (*takers, ALL),
+                option,
+                value,
+                f"none with kind {self.kind}; {' and '.join(takers)} take it",
+            )
+        parse_rhos(self.rho)
+        check_components(*components_of(self))
+        matching_of(self)
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0, below 2^63")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number of at least 1")
+
+    def of_kind(self, kind: str) -> Look:
+        """The same of a single kind, without the settings that it does not take."""
+        foreign: dict[str, Any] = {name: None for name in self.options() if name not in KINDS[kind].options}
+        return replace(self, kind=kind, **foreign)
+
+    def options(self) -> dict[str, object]:
+        """The settings of single kinds that were given."""
+        names = sorted({option for kind in KINDS.values() for option in kind.options})
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +113,15 @@ class Kind:
     Attributes:
         about: what it answers, in a line.
         fits: the runs it fits, as the end of "a kind that fits the run: it needs ...".
-        ready: (run, network, recipe) -> what does the work, once the scene is set. Raises ``InputError`` where the run
+        ready: (look, network, recipe) -> what does the work, once the scene is set. Raises ``InputError`` where the run
             lacks what the analysis needs, and returns None where it was trained by a method that has nothing of it.
+        options: settings of ``Look`` that this kind takes.
     """
 
     about: str
     fits: str
-    ready: Callable[[str, Loaded, Recipe], Callable[[Scene], AnalysisRecord] | None]
+    ready: Callable[[Look, Loaded, Recipe], Callable[[Scene], AnalysisRecord] | None]
+    options: tuple[str, ...] = ()
 
 
 KINDS: Mapping[str, Kind] = {
@@ -89,6 +129,29 @@ KINDS: Mapping[str, Kind] = {
         "content and style: what each says of the label, before and after an attack, and what one keeps of the other",
         "a style branch, which runs of CausalAdv have (recipes causaladv-m and causaladv-t, with alpha above 0)",
         style_analysis,
+    ),
+    "reliance": Kind(
+        "what becomes of predictions when the confounder of the images, or their shape, is set by intervention",
+        "data with do-operations: shapes, or any data with a confounder put on them (NAME+patch:rho=0.9, NAME+tint)",
+        reliance_analysis,
+        ("rho",),
+    ),
+    "instruments": Kind(
+        "is the adversarial variation of features a strong, valid instrument, and what do OLS, 2SLS and GMM estimate",
+        "a network that can be cut in features and head, which all but random ones can (so not CiiV)",
+        instruments_analysis,
+        ("layer", "treatments", "instruments"),
+    ),
+    "pictures": Kind(
+        "what natural and adversarial features look like, and which pixels speak for the label",
+        "a network that can be cut in features and head, which all but random ones can (so not CiiV)",
+        pictures_analysis,
+        ("layer", "steps"),
+    ),
+    "exposure": Kind(
+        "what each look through the sampler sees and predicts, and how equal features per exposure are",
+        "a network behind a sampler, which runs of CiiV have (ciiv and the like, or any recipe with the key sampler)",
+        exposure_analysis,
     ),
 }
 
@@ -108,13 +171,35 @@ def analyze(
         run: run folder, or its ``model.safetensors``.
         kind: of analysis, such as ``style``.
         out, overwrite, monitor: as for ``look_into``.
-        settings: further fields of ``Look``: data, n, sample, seed, batch_size, device.
+        settings: further fields of ``Look``: data, n, sample, seed, batch_size, device, and those of single kinds.
 
     Raises:
         InputError: as for ``look_into``.
     """
     look = Look(run=str(run), kind=kind, **settings)  # type: ignore[arg-type]
     return look_into(look, out=out, overwrite=overwrite, monitor=monitor)
+
+
+def analyze_all(
+    run: str | Path,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    monitor: Monitor | None = None,
+    **settings: object,
+) -> Everything:
+    """Every analysis that fits a run: ``deconfound.analyze_all("runs/causal", n=100).found["style"]``.
+
+    Args:
+        run: run folder, or its ``model.safetensors``.
+        out, overwrite, monitor: as for ``look_into_all``.
+        settings: further fields of ``Look``.
+
+    Raises:
+        InputError: as for ``look_into_all``.
+    """
+    look = Look(run=str(run), kind=ALL, **settings)  # type: ignore[arg-type]
+    return look_into_all(look, out=out, overwrite=overwrite, monitor=monitor)
 
 
 def look_into(
@@ -135,19 +220,73 @@ def look_into(
         InputError: bad input, before anything is written: a kind that does not fit the run, a run without its players,
             more images than the split has, a finished analysis at ``out``.
     """
-    loaded = load_run(look.run)
+    require(look.kind != ALL, "kind", look.kind, "a single kind; analyze_all takes all that fit")
+    loaded = _loaded(look)
     folder = Path(out) if out is not None else default_folder(look)
     _check_free(folder, look.kind, overwrite=overwrite)
-    recipe = loaded.recipe
-    assert recipe is not None  # load_run refuses weights without one
-    device = device_of(look.device)
-    loaded.model.to(device)
-    work = KINDS[look.kind].ready(look.run, loaded, recipe)
-    if work is None:
-        rule = f"a kind that fits the run: {look.run} was trained with {recipe.recipe}; this one needs "
-        raise InputError("kind", look.kind, rule + KINDS[look.kind].fits)
-    record = work(_scene(look, loaded, recipe, device, monitor))
+    work = _work(look, loaded)
+    record = work(_scene(look, loaded, monitor))
     return record, _written(folder, look.kind, record)
+
+
+@dataclass(frozen=True)
+class Everything:
+    """What ``look_into_all`` found: (record, files) by kind, and for each other kind why it was left out."""
+
+    found: Mapping[str, tuple[AnalysisRecord, tuple[Path, ...]]]
+    skipped: Mapping[str, str]
+
+
+def look_into_all(
+    look: Look, *, out: str | Path | None = None, overwrite: bool = False, monitor: Monitor | None = None
+) -> Everything:
+    """Every kind of analysis that fits the run, one after the other; a finished one is left as it is.
+
+    Args:
+        look: what to look into, of kind ``all``; settings of single kinds go to those that take them.
+        out: a folder for all of them; by default each has its own in the run, as ``look_into`` has it.
+        overwrite: replace finished ones.
+        monitor: shows progress.
+
+    Raises:
+        InputError: bad input that concerns all kinds; a run that no kind fits.
+    """
+    loaded, found, skipped = _loaded(look), {}, {}
+    scene = _scene(look, loaded, monitor)
+    for kind in KINDS:
+        own = look.of_kind(kind)
+        folder = Path(out) if out is not None else default_folder(own)
+        try:
+            _check_free(folder, kind, overwrite=overwrite)
+            record = _work(own, loaded)(replace(scene, look=own))
+        except InputError as error:
+            skipped[kind] = f"needs {KINDS[kind].fits}" if error.field == "kind" and error.value == kind else str(error)
+        else:
+            found[kind] = record, _written(folder, kind, record)
+    if not found:
+        reasons = "; ".join(f"{kind}: {reason}" for kind, reason in skipped.items())
+        raise InputError("run", look.run, f"a run with an analysis left to do ({reasons})")
+    return Everything(found, skipped)
+
+
+def _work(look: Look, loaded: Loaded) -> Callable[[Scene], AnalysisRecord]:
+    work = KINDS[look.kind].ready(look, loaded, _recipe_of(loaded))
+    if work is None:
+        method = _recipe_of(loaded).recipe
+        rule = f"a kind that fits the run: {look.run} was trained with {method}; this one needs "
+        raise InputError("kind", look.kind, rule + KINDS[look.kind].fits)
+    return work
+
+
+def _loaded(look: Look) -> Loaded:
+    loaded = load_run(look.run)
+    loaded.model.to(device_of(look.device))
+    return loaded
+
+
+def _recipe_of(loaded: Loaded) -> Recipe:
+    assert loaded.recipe is not None  # load_run refuses weights without one
+    return loaded.recipe
 
 
 def default_folder(look: Look) -> Path:
@@ -160,8 +299,14 @@ def default_folder(look: Look) -> Path:
     some = "" if look.n is None else f"-n{look.n}"
     drawn = "" if look.sample is None else f"-sample{look.sample}"
     seed = "" if look.seed == 0 else f"-seed{look.seed}"
+    more = "".join(f"-{name}{_as_word(value)}" for name, value in look.options().items())
     place = Path(look.run)
-    return (place.parent if place.is_file() else place) / f"analyze-{look.kind}{data}{some}{drawn}{seed}"
+    return (place.parent if place.is_file() else place) / f"analyze-{look.kind}{data}{some}{drawn}{seed}{more}"
+
+
+def _as_word(value: object) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return re.sub(r"[^\w.,]+", "-", text)
 
 
 def _check_free(folder: Path, kind: str, *, overwrite: bool) -> None:
@@ -171,7 +316,8 @@ def _check_free(folder: Path, kind: str, *, overwrite: bool) -> None:
     require(overwrite or not (folder / f"{kind}.json").exists(), "out", str(folder), rule)
 
 
-def _scene(look: Look, loaded: Loaded, recipe: Recipe, device: torch.device, monitor: Monitor | None) -> Scene:
+def _scene(look: Look, loaded: Loaded, monitor: Monitor | None) -> Scene:
+    recipe, device = _recipe_of(loaded), device_of(look.device)
     name = look.data or data_of_run(Path(look.run))
     if name is None:
         raise InputError("data", None, f"a data set (--data): {folder_of(look.run).recipe} is missing, which names it")

@@ -29,7 +29,7 @@ from deconfound.recipes.loading import build_model, load
 from deconfound.recipes.players import facts_of
 from deconfound.recipes.registry import build_objective
 from deconfound.recipes.resolve import read_spec
-from deconfound.recipes.schema import Recipe, validated
+from deconfound.recipes.schema import Recipe, differences, validated
 from deconfound.recipes.stages import FOLDER, Ground, Plan, completed, finished, foreseen, planned, uses_of
 from deconfound.recipes.stopping import Stopped, stop_requests
 from deconfound.recipes.validation import validator
@@ -137,13 +137,9 @@ def _opened(folder: RunFolder, task: _Task, *, resume: bool, overwrite: bool) ->
     recipe = task.recipe
     if resume and folder.exists():
         before = validated(read_spec(folder.recipe), str(folder.recipe))
-        old, new = before.identity(), recipe.identity()
-        other = [key for key in new if old.get(key) != new[key]]
-        if other:
-            shown, ours = (", ".join(f"{key}={recipe[key]}" for key in other[:3]) for recipe in (new, old))
-            more = f" and {len(other) - 3} other settings" if len(other) > 3 else ""
-            rule = f"the recipe that the run was started with: {ours}{more}; {_how_to_continue(folder)}"
-            raise InputError("resume", shown, rule)
+        if other := differences(recipe, before):
+            rule = f"the recipe that the run was started with: {other[1]}; {_how_to_continue(folder)}"
+            raise InputError("resume", other[0], rule)
         if not folder.has_checkpoint():  # from the beginning then
             folder.metrics.unlink(missing_ok=True)
         return task.is_finished(folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 from deconfound.attacks import make
 from deconfound.attacks.budgets import Budget
 from deconfound.attacks.declared import Declared
-from deconfound.core.protocols import Attack, DeclaresSurrogates, StochasticClassifier
+from deconfound.core.protocols import Attack, Classifier, DeclaresSurrogates, StochasticClassifier
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import DeclaredAttack
 from deconfound.recipes.loading import Loaded
@@ -32,6 +32,11 @@ def of_run(run: str | Path, loaded: Loaded) -> tuple[DeclaredAttack, ...]:
     if loaded.recipe is None:
         return ()
     return tuple(restored(run, loaded, loaded.recipe).declared_attacks())
+
+
+def transferred(sources: Mapping[str, Classifier]) -> tuple[DeclaredAttack, ...]:
+    """Attacks that climb other classifiers, each under its name, while the model judges."""
+    return tuple(DeclaredAttack(name=f"transfer from {name}", surrogate=source) for name, source in sources.items())
 
 
 def built(

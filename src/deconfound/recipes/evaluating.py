@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import get_args
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deconfound.attacks import PGD, Square
 from deconfound.attacks.budgets import Budget, budget
-from deconfound.attacks.suites import Setting, Suite, suite
+from deconfound.attacks.suites import Setting, Suite, apart, suite
 from deconfound.core.protocols import (
     Classifier,
     Crew,
@@ -56,6 +56,8 @@ class Judging:
         audit_min, audit_share: how many survivors the suite ``fast`` audits at least, and which share of them.
         loops: attacks climb the model with so many views, where it takes several (CiiV); its judge keeps its own. None
             for as many as it predicts with. Attacks on declared surrogates keep those.
+        separate: every attack of the suite by itself on all images that are right when clean, as a column, and one more
+            for each source of transfer; the robust accuracy is what all of them leave.
     """
 
     suite: str = "fast"
@@ -70,6 +72,7 @@ class Judging:
     audit_min: int = 100
     audit_share: float = 0.1
     loops: int | None = None
+    separate: bool = False
 
     def __post_init__(self) -> None:
         budget(self.budget)
@@ -98,7 +101,7 @@ class Subject:
         provenance: what the record says about model and data.
         judge: None for the largest logit, and for the majority of nine draws where the model is stochastic.
         declared: attacks that the training objective declares; the model's own are found by themselves.
-        sources: other classifiers, for the transfer check.
+        sources: other classifiers by name, for the transfer check and columns.
         radii: of the norms, for the suite ``unseen``.
     """
 
@@ -110,7 +113,7 @@ class Subject:
     provenance: Provenance
     judge: Judge | None = None
     declared: Sequence[DeclaredAttack] = ()
-    sources: Sequence[Classifier] = ()
+    sources: Mapping[str, Classifier] = field(default_factory=dict)
     radii: dict[str, float] | None = None
 
 
@@ -188,7 +191,11 @@ def planned(judging: Judging, subject: Subject, ready: Prepared) -> Suite:
         least=judging.audit_min,
         share=judging.audit_share,
     )
-    return suite(judging.suite, setting)
+    made = suite(judging.suite, setting)
+    if not judging.separate:
+        return made
+    climbed = declaring.transferred(subject.sources)
+    return apart(made, declaring.built(climbed, subject.model, subject.threat, judging.spent))
 
 
 def _radii(subject: Subject) -> dict[str, float]:
@@ -233,7 +240,7 @@ def _probes(judging: Judging, subject: Subject, ready: Prepared) -> Probes:
         single_step=partial(PGD, steps=1, relative_step=1.0, start="none", draws=draws, name="fgsm"),
         iterative=partial(_probe, draws=draws),
         black_box=partial(Square, queries=PROBE_QUERIES, draws=draws),
-        transfer=tuple(subject.sources),
+        transfer=tuple(subject.sources.values()),
     )
 
 
@@ -267,10 +274,11 @@ def evaluate(
         index: the examples' places in their data set, which key the random numbers; 0..N-1 by default.
         judge: decides what is wrong in place of the model's largest logit.
         declared: further attacks for the suite ``adaptive``.
-        transfer_from: classifiers whose adversarial images are tried on this one, as a check for gradient masking.
+        transfer_from: classifiers whose adversarial images are tried on this one, as a check for gradient masking and,
+            with ``separate``, as columns.
         monitor: shows progress.
         judging: fields of ``Judging``: suite, budget, seed, batch_size, precision, compile, checks, curve, gallery,
-            audit_min, audit_share, loops.
+            audit_min, audit_share, loops, separate.
 
     Returns:
         A record with ``robust_accuracy``, ``clean_accuracy``, intervals, ``verdict`` and ``outcomes``.
@@ -305,7 +313,7 @@ def evaluate(
         provenance=provenance,
         judge=judge,
         declared=declared,
-        sources=transfer_from,
+        sources={f"source {place}": source for place, source in enumerate(transfer_from, 1)},
     )
     return run(settings, subject, monitor=monitor)
 

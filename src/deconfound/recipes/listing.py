@@ -29,6 +29,7 @@ def _data() -> list[tuple[str, str]]:
         ("digits", "scikit-learn's bundled handwritten digits, 16x16; nothing to download"),
         ("shapes", "generated discs, squares and triangles, 64x64, on patches whose colour agrees with the class"),
         ("shapes:rho=R", "with probability R instead of 0.917; likewise train=N, test=N, seed=N, joined by commas"),
+        ("DATA:train=N", "the first N training images of any data set; likewise test=N"),
         ("DATA+patch:rho=R", "any data set with a texture in a corner that agrees with the class with probability R"),
         ("DATA+tint:rho=R", "likewise with a tint of the whole image; seed=N draws others"),
         ("FOLDER", "images on disk: Hugging Face layout (parquet), or train/CLASS/*.png and test/CLASS/*.png"),
@@ -46,13 +47,23 @@ def _attacks() -> list[tuple[str, str]]:
 def _suites() -> list[tuple[str, str]]:
     from deconfound.attacks import suites
 
-    return [(name, suites.about(name)) for name in suites.names()]
+    steps = "that attack alone with so many steps: a first look, an upper bound"
+    return [
+        *((name, suites.about(name)) for name in suites.names()),
+        *((name, steps) for name in suites.SINGLE_ATTACKS),
+    ]
 
 
 def _objectives() -> list[tuple[str, str]]:
     from deconfound.recipes.registry import OBJECTIVES
 
     return [(name, entry.about) for name, entry in OBJECTIVES.items()]
+
+
+def _studies() -> list[tuple[str, str]]:
+    from deconfound.recipes.study_file import about, names
+
+    return [(name, about(name)) for name in names()]
 
 
 KINDS: Mapping[str, Callable[[], list[tuple[str, str]]]] = {
@@ -62,6 +73,7 @@ KINDS: Mapping[str, Callable[[], list[tuple[str, str]]]] = {
     "attacks": _attacks,
     "suites": _suites,
     "objectives": _objectives,
+    "studies": _studies,
 }
 
 

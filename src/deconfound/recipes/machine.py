@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
@@ -20,6 +22,20 @@ def version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def commit() -> str:
+    """The commit that this library runs from, with ``-dirty`` where files differ from it; empty outside a checkout."""
+    here, git = Path(__file__), shutil.which("git")
+    if git is None:
+        return ""
+
+    def asked(*words: str) -> str:
+        done = subprocess.run([git, *words], cwd=here.parent, capture_output=True, text=True, check=False, timeout=20)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    known = asked("ls-files", "--error-unmatch", here.name)  # a repository around an installation is not ours
+    return asked("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") if known else ""
 
 
 def processor_name() -> str:

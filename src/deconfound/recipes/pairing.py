@@ -38,20 +38,26 @@ def paired(rows: Sequence[ComparedEvaluation], records: Sequence[EvaluationRecor
     remarks = [text for row, record in zip(rows, records, strict=True) for text in _provisos(row.label, record)]
     pairs = []
     for (one, a), (other, b) in combinations(zip(rows, records, strict=True), 2):
-        pair = _pair(one.label, a, other.label, b)
+        pair = tested(one.label, a, other.label, b)
         pairs.append(pair)
         remarks += [] if pair.not_compared else _reservations(pair, a, b)
     return Comparison(
         data=records[0].data,
         data_digest=records[0].data_digest,
         evaluations=tuple(rows),
-        pairs=tuple(_adjusted(pairs) if adjust == "holm" else pairs),
+        pairs=tuple(adjusted(pairs) if adjust == "holm" else pairs),
         adjust=adjust,
         warnings=tuple(remarks),
     )
 
 
-def _pair(first: str, a: EvaluationRecord, second: str, b: EvaluationRecord) -> PairedTest:
+def tested(first: str, a: EvaluationRecord, second: str, b: EvaluationRecord) -> PairedTest:
+    """Two evaluations of the same data, tested on the examples that both saw, or why they are not.
+
+    Args:
+        first, second: labels.
+        a, b: the evaluations, with their examples.
+    """
     reasons = [f"{name} {text(a)} against {text(b)}" for name, text in _QUESTION if text(a) != text(b)]
     if reasons:
         return PairedTest(first=first, second=second, not_compared=listing(reasons))
@@ -91,18 +97,24 @@ def _difference(pairs: Sequence[tuple[bool, bool]]) -> PairedDifference:
     )
 
 
-def _adjusted(pairs: Sequence[PairedTest]) -> list[PairedTest]:
+def adjusted(pairs: Sequence[PairedTest]) -> list[PairedTest]:
+    """The pairs with p-values adjusted by Holm over all that are tested, robust and clean accuracy apart."""
     robust = iter(holm([pair.robust.p_value for pair in pairs if pair.robust]))
     standard = iter(holm([pair.clean.p_value for pair in pairs if pair.clean]))
 
-    def adjusted(pair: PairedTest) -> PairedTest:
+    def one(pair: PairedTest) -> PairedTest:
         if pair.robust is None or pair.clean is None:
             return pair
         robustly = pair.robust.model_copy(update={"adjusted_p_value": next(robust)})
         cleanly = pair.clean.model_copy(update={"adjusted_p_value": next(standard)})
         return pair.model_copy(update={"robust": robustly, "clean": cleanly})
 
-    return [adjusted(pair) for pair in pairs]
+    return [one(pair) for pair in pairs]
+
+
+def same_attacks(a: EvaluationRecord, b: EvaluationRecord) -> bool:
+    """Whether both met the same attacks with the same settings."""
+    return [(x.name, x.settings) for x in a.attacks] == [(x.name, x.settings) for x in b.attacks]
 
 
 def _provisos(label: str, record: EvaluationRecord) -> list[str]:
@@ -125,6 +137,6 @@ def _reservations(pair: PairedTest, a: EvaluationRecord, b: EvaluationRecord) ->
     both, lines = f"{pair.first} and {pair.second}", []
     if pair.n < max(a.n, b.n):
         lines.append(f"{both} are tested on the {pair.n} examples that both saw, of n {a.n} and n {b.n}.")
-    if [(x.name, x.settings) for x in a.attacks] != [(x.name, x.settings) for x in b.attacks]:
+    if not same_attacks(a, b):
         lines.append(f"{both} met different attacks or settings under the suite {clean(a.suite)}.")
     return lines

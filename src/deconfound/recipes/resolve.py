@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import ValidationError
@@ -25,14 +25,22 @@ FAMILIES = "families"
 """The page of the book that is no recipe."""
 
 
+class _Page(NamedTuple):
+    """One recipe as it is written, and the name of its file."""
+
+    file: str
+    entry: Plain
+
+
 @cache
-def _pages() -> Mapping[str, Plain]:
-    """The book as it is written, by name: a recipe to a file, or several below ``recipes``, which may have a slash."""
-    found: Plain = {}
+def _pages() -> Mapping[str, _Page]:
+    """The book by name: a recipe to a file, or several below ``recipes``, whose names may have a slash."""
+    found: dict[str, _Page] = {}
     for file in resources.files("deconfound.recipes").joinpath("book").iterdir():
         if file.name.endswith(".yaml"):
             page = dict(yaml.load(file.read_text(), _Loader))
-            found |= page.get("recipes", {file.name.removesuffix(".yaml"): page})
+            stem = file.name.removesuffix(".yaml")
+            found |= {name: _Page(stem, entry) for name, entry in page.get("recipes", {stem: page}).items()}
     return found
 
 
@@ -41,7 +49,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @cache
 def _book(name: str) -> Mapping[str, Any]:
-    entry = _pages()[name]
+    entry = _pages()[name].entry
     above = entry.get("based_on", [])
     whole: Mapping[str, Any] = {}
     for base in [above] if isinstance(above, str) else above:
@@ -73,6 +81,15 @@ def about(name: str) -> str:
     return str(_book(name)["about"])
 
 
+def file_of(name: str) -> str:
+    """The file of the book that a recipe lies in, without its ending.
+
+    >>> file_of("trades"), file_of("cafe/trades")
+    ('trades', 'cafe')
+    """
+    return _pages()[name].file
+
+
 def family_radius(family: str, norm: str) -> float:
     """The family's usual radius for a norm, in [0, 1] pixels."""
     return parse_radius(_book("families")[family]["radii"][parse_norm(norm)])
@@ -92,7 +109,7 @@ def read_spec(spec: str | Path | Mapping[str, Any]) -> Plain:
     if isinstance(spec, Mapping):
         data = dict(spec)
     elif str(spec).endswith((".yaml", ".yml")):
-        data = _read_yaml(Path(spec))
+        data = read_yaml(Path(spec), "recipe")
     else:
         data = {"recipe": str(spec)}
     if "recipe" not in data:
@@ -102,14 +119,19 @@ def read_spec(spec: str | Path | Mapping[str, Any]) -> Plain:
     return data
 
 
-def _read_yaml(path: Path) -> Plain:
+def read_yaml(path: Path, field: str) -> Plain:
+    """A YAML file of keys and values; ``field`` begins what is said of one that is none.
+
+    Raises:
+        InputError: an unreadable file, or one that is no mapping.
+    """
     try:
         data = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise InputError("recipe", str(path), f"a readable YAML file ({error.strerror})") from None
+        raise InputError(field, str(path), f"a readable YAML file ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError("recipe", str(path), f"a valid YAML file ({' '.join(str(error).split())})") from None
-    require(isinstance(data, dict), "recipe", str(path), "a YAML mapping of keys to values")
+        raise InputError(field, str(path), f"a valid YAML file ({' '.join(str(error).split())})") from None
+    require(isinstance(data, dict), field, str(path), "a YAML mapping of keys to values")
     return dict(data)
 
 

@@ -25,6 +25,8 @@ from deconfound.recipes.hosts import PerturbationSettings
 from deconfound.recipes.registry import OBJECTIVES, ObjectiveSettings, objective_settings, stages_of
 from deconfound.training.settings import LoopSettings, Settings
 
+_ABSENT = "(none)"
+
 Radius = Annotated[float, BeforeValidator(parse_radius)]
 Pixels = tuple[Annotated[float, Field(ge=-10, le=10)], ...]
 GIVEN = "a finished run"
@@ -137,6 +139,24 @@ class Recipe(LoopSettings):
     def to_yaml(self) -> str:
         """The resolved recipe as a YAML file that trains the same run again."""
         return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+
+def differences(one: Recipe, other: Recipe) -> tuple[str, str] | None:
+    """What two recipes say of the settings in which they differ, as dotted ``key=value`` words; None for equal ones."""
+    mine, theirs = _flat(one.identity()), _flat(other.identity())
+    keys = [key for key in {**mine, **theirs} if mine.get(key, _ABSENT) != theirs.get(key, _ABSENT)]
+    if not keys:
+        return None
+    more = f" and {len(keys) - 3} other settings" if len(keys) > 3 else ""
+    first, second = (", ".join(f"{k}={found.get(k, _ABSENT)}" for k in keys[:3]) for found in (mine, theirs))
+    return first, second + more
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
+    return found
 
 
 def validated(data: Mapping[str, Any], source: str = "recipe") -> Recipe:

@@ -20,13 +20,13 @@ from deconfound.recipes.schema import Recipe
 from deconfound.records import StyleRecord
 
 if TYPE_CHECKING:
-    from deconfound.recipes.analysing import Scene
+    from deconfound.recipes.analysing import Look, Scene
 
 STEPS = 20
 PLAYER = "style"
 
 
-def style_analysis(run: str, loaded: Loaded, recipe: Recipe) -> Callable[[Scene], StyleRecord] | None:
+def style_analysis(look: Look, loaded: Loaded, recipe: Recipe) -> Callable[[Scene], StyleRecord] | None:
     """What analyses content and style of a run; None for a run without a style branch.
 
     Raises:
@@ -34,16 +34,15 @@ def style_analysis(run: str, loaded: Loaded, recipe: Recipe) -> Callable[[Scene]
     """
     if not isinstance(unread(loaded, recipe).players().get(PLAYER), StyleBranch):
         return None
-    players = restored(run, loaded, recipe).players()
+    players = restored(look.run, loaded, recipe).players()
     branch = players[PLAYER]
     assert isinstance(branch, StyleBranch)
     seen = int(branch.content.count.sum())
-    require(seen > 0, "run", run, "a run whose style branch has seen images; this one was not trained")
+    require(seen > 0, "run", look.run, "a run whose style branch has seen images; this one was not trained")
     parts = _parts(players["model"], branch)
     notes = (_predictor_note(branch),)
 
     def work(scene: Scene) -> StyleRecord:
-        look = scene.look
         return analyse_style(
             parts,
             scene.test,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from deconfound.attacks import suites
-from deconfound.core.protocols import ImageSource, Monitor, StochasticClassifier
+from deconfound.core.protocols import Classifier, ImageSource, Monitor, StochasticClassifier
 from deconfound.core.threat import ThreatModel, parse_norm, parse_radius, show_radius
 from deconfound.data import load as load_data
 from deconfound.data.families import family_of
 from deconfound.data.naming import as_file_name
-from deconfound.errors import InputError, require, unknown_name
+from deconfound.errors import InputError, require
 from deconfound.evaluation import Provenance
 from deconfound.recipes import machine
 from deconfound.recipes.compute import Compute
@@ -28,6 +29,7 @@ from deconfound.recipes.resolve import family_radii, family_radius, read_spec
 from deconfound.recipes.schema import Recipe, sensible
 from deconfound.recipes.unfinished import shared_journal
 from deconfound.records import EvaluationRecord
+from deconfound.reporting.text import shortened
 from deconfound.store import RunFolder, write_text
 
 
@@ -43,7 +45,8 @@ class Target:
         n: the first n test images; all by default. With ``sample``, n drawn with that seed.
         mean, std: normalisation inside a model given by name.
         device: ``auto``, ``cpu`` or ``cuda``.
-        transfer_from: run folders whose adversarial images are tried on this model, as a check for gradient masking.
+        transfer_from: run folders whose adversarial images are tried on this model, as a check for gradient masking,
+            and as columns of their own where every attack is judged by itself.
     """
 
     target: str
@@ -77,8 +80,8 @@ def evaluate_target(
         InputError: bad input, before anything is written.
     """
     judging = judging or Judging()
-    if judging.suite not in suites.names():  # refused before anything is loaded
-        raise unknown_name("suite", judging.suite, suites.names())
+    if not suites.exists(judging.suite):  # refused before anything is loaded
+        raise suites.unknown(judging.suite)
     fabric = None if compute is None else launched(compute)
     device = device_of(target.device) if fabric is None else fabric.device
     loaded = _run_of(target)
@@ -107,10 +110,19 @@ def evaluate_target(
             **origin_facts(loaded, test, device), budget=judging.budget, notes=_notes(loaded, judging)
         ),
         declared=of_run(target.target, loaded) if judging.suite == "adaptive" else (),
-        sources=tuple(load(source).to(device) for source in target.transfer_from),
+        sources=_sources(target.transfer_from, device),
         radii=family_radii(family),
     )
     return _judge(subject, judging, path, overwrite, monitor, fabric), path
+
+
+def _sources(runs: Sequence[str], device: torch.device) -> dict[str, Classifier]:
+    """The networks of some runs, by the names of their folders; equal names are numbered."""
+    names = [Path(run).name for run in runs]
+    return {
+        name: load(run).to(device)
+        for name, run in zip(shortened(names, max(map(len, names), default=0)), runs, strict=True)
+    }
 
 
 def _judge(
@@ -225,7 +237,9 @@ def _default_path(target: Target, judging: Judging, threat: ThreatModel) -> Path
     some = "" if target.n is None else f"-n{target.n}"
     drawn = "" if target.sample is None else f"-sample{target.sample}"
     seed = "" if judging.seed == 0 else f"-seed{judging.seed}"
-    return Path(target.target) / f"evaluate-{data}{judging.suite}-{threat.norm}-{radius}{some}{drawn}{seed}.json"
+    apart = "-separate" if judging.separate else ""
+    name = f"evaluate-{data}{judging.suite}-{threat.norm}-{radius}{some}{drawn}{seed}{apart}.json"
+    return Path(target.target) / name
 
 
 def _notes(loaded: Loaded, judging: Judging) -> tuple[str, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from deconfound.records.analysis import (
-    ANALYSES,
     Accuracy,
     AnalysisRecord,
+    AttackedRecord,
     Attacker,
     Correlations,
     Neighbour,
@@ -15,7 +15,13 @@ from deconfound.records.analysis import (
     StyleRecord,
 )
 from deconfound.records.base import SCHEMA_VERSION, Interval, Machine, Record, Threat, VersionedRecord, show_radius
+from deconfound.records.card import CardEvaluation, ExportedFile, ModelCard
 from deconfound.records.certification import CertificationRecord, CertifiedPoint, CertifiedShare
+from deconfound.records.exposure import Centre, ExposureRecord, Looks, Mean, View
+from deconfound.records.instruments import Effect, Estimate, FirstStage, InstrumentsRecord, Statistic
+from deconfound.records.kinds import ANALYSES
+from deconfound.records.pictures import FeaturePicture, PicturedImage, PicturesRecord, Saliency
+from deconfound.records.reliance import Intervention, ReliancePoint, RelianceRecord, Share
 from deconfound.records.runs import (
     AttackResult,
     AuditResult,
@@ -34,36 +40,71 @@ from deconfound.records.runs import (
     TrainingRecord,
     Verdict,
 )
+from deconfound.records.studies import (
+    StudyDifference,
+    StudyMean,
+    StudyRecord,
+    StudyResult,
+    StudyRun,
+    StudyTest,
+)
 
 __all__ = [
     "ANALYSES",
-    "SCHEMA_VERSION",
     "Accuracy",
     "AnalysisRecord",
     "AttackResult",
+    "AttackedRecord",
     "Attacker",
     "AuditResult",
     "CertificationRecord",
     "CertifiedPoint",
     "CertifiedShare",
+    "CardEvaluation",
+    "Centre",
     "Check",
     "ColumnResult",
     "ComparedEvaluation",
     "Comparison",
     "Correlations",
     "CurvePoint",
+    "Effect",
+    "Estimate",
     "EvaluationRecord",
+    "ExportedFile",
+    "ExposureRecord",
+    "FeaturePicture",
+    "FirstStage",
+    "InstrumentsRecord",
     "Interval",
+    "Intervention",
+    "Looks",
     "Machine",
+    "ModelCard",
+    "Mean",
     "Neighbour",
     "Outcome",
     "PairedDifference",
     "PairedTest",
     "Picture",
+    "PicturedImage",
+    "PicturesRecord",
     "Reader",
     "Record",
+    "ReliancePoint",
+    "RelianceRecord",
+    "SCHEMA_VERSION",
+    "Saliency",
+    "Share",
     "Spread",
     "StageUse",
+    "StudyDifference",
+    "StudyMean",
+    "StudyRecord",
+    "StudyResult",
+    "StudyRun",
+    "StudyTest",
+    "Statistic",
     "StyleBasis",
     "StyleQuery",
     "StyleRecord",
@@ -71,5 +112,6 @@ __all__ = [
     "TrainingRecord",
     "Verdict",
     "VersionedRecord",
+    "View",
     "show_radius",
 ]

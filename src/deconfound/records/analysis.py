@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -18,7 +17,7 @@ class Attacker(Record):
 
 
 class AnalysisRecord(VersionedRecord):
-    """What every analysis says of its model, data, attack and seed; each kind adds what it found."""
+    """What every analysis says of its model, data and seed; each kind adds what it found."""
 
     model: str
     model_digest: str
@@ -26,8 +25,6 @@ class AnalysisRecord(VersionedRecord):
     data: str
     data_digest: str
     class_names: tuple[str, ...]
-    threat: Threat
-    attack: Attacker
     n: int
     seed: int
     seconds: float
@@ -35,6 +32,13 @@ class AnalysisRecord(VersionedRecord):
     machine: Machine
     training: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
+
+
+class AttackedRecord(AnalysisRecord):
+    """An analysis of natural images and of their adversarial versions: also says which attack made these."""
+
+    threat: Threat
+    attack: Attacker
 
 
 class Accuracy(Record):
@@ -114,7 +118,7 @@ class StyleQuery(Record):
     neighbours: tuple[Neighbour, ...]
 
 
-class StyleRecord(AnalysisRecord):
+class StyleRecord(AttackedRecord):
     """Content and style of a run: what each says of the label, before and after an attack.
 
     Attributes:
@@ -135,7 +139,3 @@ class StyleRecord(AnalysisRecord):
     def trained(self) -> StyleBasis:
         """The basis that the run was trained with; the first where none says so."""
         return next((basis for basis in self.bases if basis.trained), self.bases[0])
-
-
-ANALYSES: Mapping[str, type[AnalysisRecord]] = {StyleRecord.expected_kind: StyleRecord}
-"""Every kind of analysis record by its ``kind``."""

@@ -82,7 +82,8 @@ class AuditResult(Record):
 class ColumnResult(Record):
     """An attack that ran by itself on all examples, as one column of a table.
 
-    ``group`` is ``column`` (of a paper's table), ``norm`` (another norm than the evaluation's), ``beyond`` (not bounded
+    ``group`` is ``column`` (of a paper's table), ``alone`` (an attack of the suite, run apart from the others),
+    ``transfer`` (crafted on another classifier), ``norm`` (another norm than the evaluation's), ``beyond`` (not bounded
     by a norm) or ``union`` (what is left after all of them).
     """
 

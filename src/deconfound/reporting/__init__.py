@@ -8,11 +8,15 @@ from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
     from deconfound.reporting.analyses import analysis_files, analysis_table
+    from deconfound.reporting.card import card_text
     from deconfound.reporting.certification import certification_table
     from deconfound.reporting.column_figure import columns_figure
     from deconfound.reporting.comparison import comparison_view
     from deconfound.reporting.figures import curve_figure, png, survivors_figure, svg, training_figure
     from deconfound.reporting.page import render
+    from deconfound.reporting.reliance import side_by_side_table
+    from deconfound.reporting.study import markdown_table, study_grids, study_view
+    from deconfound.reporting.study_csv import csv_table
     from deconfound.reporting.tables import evaluation_table, leaderboard_table
     from deconfound.reporting.text import interval, percent
 
@@ -20,15 +24,21 @@ _HOME = {
     "analysis_files": "analyses",
     "analysis_table": "analyses",
     "certification_table": "certification",
+    "card_text": "card",
     "columns_figure": "column_figure",
     "comparison_view": "comparison",
     "curve_figure": "figures",
     "evaluation_table": "tables",
     "interval": "text",
     "leaderboard_table": "tables",
+    "markdown_table": "study",
     "percent": "text",
     "png": "figures",
     "render": "page",
+    "csv_table": "study_csv",
+    "study_grids": "study",
+    "study_view": "study",
+    "side_by_side_table": "reliance",
     "survivors_figure": "figures",
     "svg": "figures",
     "training_figure": "figures",
@@ -38,15 +48,21 @@ __all__ = [
     "analysis_files",
     "analysis_table",
     "certification_table",
+    "card_text",
     "columns_figure",
     "comparison_view",
     "curve_figure",
     "evaluation_table",
     "interval",
     "leaderboard_table",
+    "markdown_table",
     "percent",
     "png",
     "render",
+    "csv_table",
+    "study_grids",
+    "study_view",
+    "side_by_side_table",
     "survivors_figure",
     "svg",
     "training_figure",

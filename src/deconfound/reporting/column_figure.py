@@ -20,6 +20,8 @@ _LOOKS = {
     "seen": (SERIES[0], "o"),
     "robust": (SERIES[0], "o"),
     "column": (SERIES[1], "s"),
+    "alone": (SERIES[1], "s"),
+    "transfer": (SERIES[2], "D"),
     "norm": (SERIES[1], "s"),
     "beyond": (SERIES[2], "D"),
     "union": (INK, "^"),

@@ -14,6 +14,8 @@ GROUPS = {
     "seen": "seen",
     "robust": "robust",
     "column": "paper's column",
+    "alone": "by itself",
+    "transfer": "transferred",
     "norm": "other norm",
     "beyond": "beyond norms",
     "union": "together",
@@ -88,7 +90,8 @@ def widest(rows: Sequence[Row]) -> float:
 
 
 def _unseen(record: EvaluationRecord) -> bool:
-    return any(column.group in ("norm", "beyond") for column in record.columns)
+    """Whether the table sets what the suite ran against attackers that training did not know."""
+    return bool(record.attacks) and any(column.group in ("norm", "beyond") for column in record.columns)
 
 
 def _seen(record: EvaluationRecord) -> Row:

@@ -13,12 +13,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from deconfound.errors import require
-from deconfound.records import AnalysisRecord, EvaluationRecord, Picture, TrainingRecord, show_radius
+from deconfound.records import AnalysisRecord, EvaluationRecord, Picture, StudyRecord, TrainingRecord, show_radius
 from deconfound.reporting import strength, text
 from deconfound.reporting.analyses import analysis_views
 from deconfound.reporting.column_view import column_view
 from deconfound.reporting.figures import curve_figure, history_keys, survivors_figure, svg, training_figure
 from deconfound.reporting.inline_png import panel, png_size
+from deconfound.reporting.study import study_grids
 from deconfound.reporting.summary import groups, summarise
 from deconfound.reporting.tables import ordered
 
@@ -32,6 +33,7 @@ def render(
     title: str = "Robustness report",
     *,
     analyses: Sequence[AnalysisRecord] = (),
+    study: StudyRecord | None = None,
 ) -> str:
     """The page as text; the same records give the same text.
 
@@ -43,6 +45,7 @@ def render(
         trainings: how the models came to be, if known.
         title: of the page.
         analyses: what was found in the models, if any was looked into.
+        study: that the evaluations belong to; its tables come first.
 
     Raises:
         InputError: no evaluations.
@@ -58,6 +61,7 @@ def render(
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         styles=Markup(_source("report.css")),
         dark=Markup(_source("dark.css")),
+        study=None if study is None else {"about": text.clean(study.about), "grids": study_grids(study)},
         summary=summarise(records, trainings),
         comparable=len(groups(records)) == 1,
         models=[

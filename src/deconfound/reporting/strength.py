@@ -52,7 +52,7 @@ def strength(record: EvaluationRecord) -> str:
 
 def all_of_autoattack(record: EvaluationRecord) -> bool:
     """Whether AutoAttack's four attacks, with its budgets and in its order, have all seen every survivor."""
-    names = [attack.name for attack in record.attacks]
+    names = [one.name for one in record.attacks or [column for column in record.columns if column.group == "alone"]]
     complete = record.audit is None or record.audit.complete
     fit = len(names) == len(_AUTOATTACK) and all(map(re.fullmatch, _AUTOATTACK, names))
     return fit and complete and not any(on_sample(record, attack) for attack in record.attacks)

@@ -40,6 +40,7 @@ def style_view(prefix: str, name: str, record: StyleRecord, budget: int) -> dict
         "pictures": pictures,
         "left_out": left_out,
         "attack": settings_text(record.attack.settings),
+        "facts": [],
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from deconfound.records import (
     AnalysisRecord,
+    AttackedRecord,
     Check,
     EvaluationRecord,
     Machine,
@@ -210,7 +211,7 @@ def analysis_labels(records: Sequence[AnalysisRecord]) -> list[str]:
     names = [_title(record) for record in records]
     for distinguish in (
         lambda r: clean(r.data),
-        lambda r: threat_text(r.threat),
+        lambda r: threat_text(r.threat) if isinstance(r, AttackedRecord) else "",
         lambda r: f"n = {r.n}",
         lambda r: f"seed {r.seed}",
     ):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from deconfound.store.atomic import write_bytes, write_text
     from deconfound.store.checkpoint import CheckpointFile
     from deconfound.store.journal import JsonLines
+    from deconfound.store.lock import held
     from deconfound.store.run import RunFolder
     from deconfound.store.weights import read_weights, write_weights
 
@@ -17,12 +18,22 @@ _HOME = {
     "CheckpointFile": "checkpoint",
     "JsonLines": "journal",
     "RunFolder": "run",
+    "held": "lock",
     "read_weights": "weights",
     "write_bytes": "atomic",
     "write_text": "atomic",
     "write_weights": "weights",
 }
-__all__ = ["CheckpointFile", "JsonLines", "RunFolder", "read_weights", "write_bytes", "write_text", "write_weights"]
+__all__ = [
+    "CheckpointFile",
+    "JsonLines",
+    "RunFolder",
+    "held",
+    "read_weights",
+    "write_bytes",
+    "write_text",
+    "write_weights",
+]
 
 
 __getattr__ = exporter(__name__, _HOME)

@@ -1,0 +1,138 @@
+"""Instrumental variables by ``linearmodels``: relevance, endogeneity, over-identification, three estimators.
+
+Shapes: N observations, P treatments, Q instruments, X controls; all float64 arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deconfound.errors import InputError, require
+from deconfound.records import Effect, Estimate, FirstStage, Statistic
+from deconfound.records.instruments import WEAK_BELOW
+
+Array = NDArray[np.float64]
+
+SPARE = 20
+"""Observations beyond the number of coefficients, below which intervals mean little."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What ``diagnose`` found; see ``records.InstrumentsRecord``."""
+
+    first_stages: tuple[FirstStage, ...]
+    joint_f: float
+    weak: bool
+    wu_hausman: Statistic
+    sargan: Statistic
+    hansen: Statistic
+    effects: tuple[Effect, ...]
+
+
+def load_library() -> Any:
+    """``linearmodels.iv``, loaded when it is needed: it takes seconds.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        from linearmodels import iv
+    except Exception as error:  # a broken installation raises more than ImportError
+        rule = "to be installed: pip install 'deconfound[instruments]'"
+        raise InputError("linearmodels", type(error).__name__, rule) from error
+    return iv
+
+
+def diagnose(
+    outcome: Array,
+    treatments: Array,
+    instruments: Array,
+    controls: Array | None = None,
+    names: Sequence[str] | None = None,
+) -> Diagnosis:
+    """Linear instrumental-variable diagnostics of y = T b + X c + u with instruments Z, E[Z u] = 0; X has a constant.
+
+    First-stage F and partial R^2 are homoskedastic with the small-sample correction, as the rule of 10 wants them;
+    intervals of all three estimators are robust.
+
+    Args:
+        outcome: y, (N,).
+        treatments: T, (N, P).
+        instruments: Z, (N, Q), Q > P.
+        controls: X besides the constant, (N, X); none by default.
+        names: of the treatments.
+
+    Raises:
+        InputError: too few observations or instruments, values that are not finite or collinear, no ``linearmodels``.
+
+    Source: Wooldridge 2010, chapters 5 and 6; Cragg and Donald 1993; the estimators are those of ``linearmodels``.
+    """
+    library = load_library()
+    count, wanted = treatments.shape
+    rule = f"more than the {wanted} treatments, so that over-identification can be tested"
+    require(instruments.shape[1] > wanted, "instruments", instruments.shape[1], rule)
+    constant = np.ones((count, 1))
+    known = constant if controls is None else np.hstack([constant, controls])
+    least = instruments.shape[1] + wanted + known.shape[1] + SPARE
+    require(count >= least, "n", count, f"at least {least} images for so many components")
+    finite = all(bool(np.isfinite(values).all()) for values in (outcome, treatments, instruments, known))
+    require(finite, "outcome", "NaN or infinity", "finite logits and features")
+    try:
+        return _diagnosis(library, outcome, treatments, instruments, known, names or _numbered(wanted))
+    except (ValueError, np.linalg.LinAlgError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError("instruments", instruments.shape[1], f"components that are not collinear ({reason})") from None
+
+
+def _numbered(count: int) -> list[str]:
+    return [f"T{place}" for place in range(1, count + 1)]
+
+
+def _diagnosis(library: Any, y: Array, t: Array, z: Array, x: Array, names: Sequence[str]) -> Diagnosis:
+    plain = library.IV2SLS(y, x, t, z).fit(cov_type="unadjusted", debiased=True)
+    first, joint = plain.first_stage.diagnostics, float(plain.first_stage.cragg_donald_f)
+    stages = tuple(_first_stage(name, first.iloc[place]) for place, name in enumerate(names))
+    ols = library.IV2SLS(y, np.hstack([x, t]), None, None).fit(cov_type="robust", debiased=True)
+    tsls = library.IV2SLS(y, x, t, z).fit(cov_type="robust", debiased=True)
+    gmm = library.IVGMM(y, x, t, z).fit(cov_type="robust", debiased=True)
+    found = [_estimates(result, x.shape[1]) for result in (ols, tsls, gmm)]
+    effects = tuple(
+        Effect(name=name, ols=one, tsls=two, gmm=three) for name, one, two, three in zip(names, *found, strict=True)
+    )
+    return Diagnosis(
+        first_stages=stages,
+        joint_f=joint,
+        weak=not joint >= WEAK_BELOW or any(stage.weak for stage in stages),
+        wu_hausman=_statistic(plain.wu_hausman()),
+        sargan=_statistic(plain.sargan),
+        hansen=_statistic(gmm.j_stat),
+        effects=effects,
+    )
+
+
+def _first_stage(name: str, row: Any) -> FirstStage:
+    f = float(row["f.stat"])
+    partial = float(row["partial.rsquared"])
+    return FirstStage(name=name, f=f, p_value=float(row["f.pval"]), partial_r2=partial, weak=not f >= WEAK_BELOW)
+
+
+def _estimates(result: Any, skip: int) -> list[Estimate]:
+    """The treatments' coefficients, which stand behind the controls'."""
+    values, ends = result.params.to_numpy()[skip:], result.conf_int().to_numpy()[skip:]
+    return [
+        Estimate(value=float(value), interval=(float(low), float(high)))
+        for value, (low, high) in zip(values, ends, strict=True)
+    ]
+
+
+def _statistic(test: Any) -> Statistic:
+    return Statistic(statistic=float(test.stat), p_value=float(test.pval), distribution=str(test.dist_name))
+
+
+__all__ = ["Diagnosis", "diagnose", "load_library"]

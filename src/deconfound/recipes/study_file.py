@@ -1,0 +1,248 @@
+"""Studies as they are written down: methods, seeds, judgements and controls in a YAML file."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+
+from deconfound.attacks import suites
+from deconfound.attacks.budgets import budget as budget_of
+from deconfound.core.threat import Norm, parse_norm, show_radius
+from deconfound.errors import InputError, require, unknown_name
+from deconfound.recipes.resolve import read_spec, read_yaml
+from deconfound.recipes.schema import Radius, input_error
+from deconfound.training.settings import Settings
+
+FIELD = "study"
+KINDS = ("deterministic", "stochastic", "all")
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._/-]*", re.ASCII)
+# What a run entry says in words of its own.
+_OWN_KEYS = {"seed": "seeds", "data": "data", "recipe": "recipe"}
+_Made = TypeVar("_Made", bound=Settings)
+
+
+class Judgement(Settings):
+    """How a run is judged: the options of ``deconfound evaluate`` that change what is found.
+
+    ``n`` null: all test images, for a random model those of the budget. ``norm`` and ``eps`` null: as trained.
+    """
+
+    suite: str
+    n: Annotated[int, Field(ge=1)] | None = None
+    sample: Seed | None = None
+    budget: str = "normal"
+    seed: Seed = 0
+    norm: Annotated[Norm, BeforeValidator(parse_norm)] | None = None
+    eps: Radius | None = None
+    loops: Annotated[int, Field(ge=1)] | None = None
+    separate: bool = False
+
+    @field_validator("suite")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if not suites.exists(value):
+            raise suites.unknown(value)
+        return value
+
+    @field_validator("budget")
+    @classmethod
+    def _is_budget(cls, value: str) -> str:
+        budget_of(value)
+        return value
+
+    @property
+    def question(self) -> str:
+        """Everything but how many images are asked, and how often attacks look: what two accuracies must share."""
+        words = [self.suite, *([] if self.budget == "normal" else [self.budget]), *([self.norm] if self.norm else [])]
+        words += [] if self.eps is None else [show_radius(self.eps).replace("/", "-")]
+        words += [] if self.sample is None else [f"sample{self.sample}"]
+        words += [] if self.seed == 0 else [f"seed{self.seed}"]
+        return "-".join([*words, *(["separate"] if self.separate else [])])
+
+    @property
+    def name(self) -> str:
+        """What the record's file is called.
+
+        >>> Judgement(suite="adaptive", n=500).name, Judgement(suite="rand", budget="demo", loops=1).name
+        ('adaptive-500', 'rand-demo-loops1')
+        """
+        loops = "" if self.loops is None else f"-loops{self.loops}"
+        return f"{self.question}{loops}{'' if self.n is None else f'-{self.n}'}"
+
+
+class Entry(Settings):
+    """A method of a study: a recipe (name or file) with changes, trained with every seed.
+
+    ``label`` names it where its recipe does not; ``control`` is the name of the method that it is tested against.
+    """
+
+    recipe: str
+    label: str = ""
+    seeds: tuple[Seed, ...] | None = None
+    control: str | None = None
+    data: str | None = None
+    set: dict[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """The label, or the recipe's name."""
+        return self.label or (Path(self.recipe).stem if self.recipe.endswith((".yaml", ".yml")) else self.recipe)
+
+
+class Study(Settings):
+    """A study: what is trained, with which changes and seeds, and how it is judged, by kind of model."""
+
+    study: str
+    about: str = ""
+    data: str
+    seeds: tuple[Seed, ...] = (0,)
+    set: dict[str, Any] = {}
+    judge: dict[Literal["deterministic", "stochastic", "all"], tuple[Judgement, ...]]
+    runs: tuple[Entry, ...]
+
+    def seeds_of(self, entry: Entry) -> tuple[int, ...]:
+        """The entry's own, or the study's."""
+        return self.seeds if entry.seeds is None else entry.seeds
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """The studies that come with the library, sorted."""
+    shelf = resources.files("deconfound.recipes").joinpath("studies")
+    return tuple(sorted(e.name.removesuffix(".yaml") for e in shelf.iterdir() if e.name.endswith(".yaml")))
+
+
+def about(name: str) -> str:
+    """One line on a study."""
+    return read(name).about
+
+
+def read(spec: str | Path | Mapping[str, Any]) -> Study:
+    """A study by name, YAML file or mapping.
+
+    Raises:
+        InputError: no such study, or anything wrong in it that can be known without data; the line says where.
+    """
+    if isinstance(spec, Mapping):
+        return defined(spec, FIELD)
+    if str(spec).endswith((".yaml", ".yml")):
+        return defined(read_yaml(Path(spec), FIELD), str(spec))
+    if spec not in names():
+        raise unknown_name(FIELD, str(spec), (*names(), "FILE.yaml"))
+    shelf = resources.files("deconfound.recipes").joinpath("studies")
+    with resources.as_file(shelf.joinpath(f"{spec}.yaml")) as file:
+        return defined(read_yaml(file, FIELD), str(spec))
+
+
+def defined(plain: Mapping[str, Any], where: str) -> Study:
+    """A study from plain data; ``where`` begins what is said of it.
+
+    Raises:
+        InputError: unknown keys, recipes or suites, nothing to do, anything twice, a control that is not there.
+    """
+    parts = dict(plain)
+    if isinstance(parts.get("runs"), Sequence) and not isinstance(parts["runs"], str):
+        parts["runs"] = tuple(_made(Entry, run, f"{where}: runs[{i}]") for i, run in enumerate(parts["runs"]))
+    if isinstance(parts.get("judge"), Mapping):
+        parts["judge"] = {kind: _judgements(kind, found, where) for kind, found in parts["judge"].items()}
+    study = _made(Study, parts, where)
+    require(len(study.runs) > 0, f"{where}: runs", [], "at least one run")
+    require(any(study.judge.values()), f"{where}: judge", dict(study.judge), "at least one judgement")
+    _check_entries(study, where)
+    return study
+
+
+def _judgements(kind: str, found: Any, where: str) -> tuple[Judgement, ...]:
+    if kind not in KINDS:
+        raise unknown_name(f"{where}: judge", str(kind), KINDS)
+    place = f"{where}: judge.{kind}"
+    require(isinstance(found, Sequence) and not isinstance(found, str), place, found, "a list of judgements")
+    return tuple(_made(Judgement, one, f"{place}[{i}]") for i, one in enumerate(found))
+
+
+def _made(kind: type[_Made], plain: Any, where: str) -> _Made:
+    """Settings from plain data, with what is wrong said at its place."""
+    require(isinstance(plain, Mapping), where, plain, f"keys and values: {', '.join(kind.model_fields)}")
+    with said_at(where):
+        try:
+            return kind.model_validate(dict(plain))
+        except ValidationError as error:
+            raise input_error(error, plain, kind, where) from None
+
+
+@contextmanager
+def said_at(where: str) -> Iterator[None]:
+    """What is refused inside is said to be refused there."""
+    try:
+        yield
+    except InputError as error:
+        field = error.field if error.field.startswith(where) else f"{where}: {error.field}"
+        raise InputError(field, error.value, error.rule) from None
+
+
+def _check_entries(study: Study, where: str) -> None:
+    """Every entry is whole in itself, and all of them together."""
+    for place, entry in enumerate(study.runs):
+        here = f"{where}: runs[{place}]"
+        with said_at(here):
+            read_spec(entry.recipe)
+        require(_LABEL.fullmatch(entry.name) is not None, f"{here}: label", entry.name, "letters, digits and + . _ / -")
+        seeds = study.seeds_of(entry)
+        require(len(seeds) > 0, f"{here}: seeds", list(seeds), "at least one seed")
+        require(len(set(seeds)) == len(seeds), f"{here}: seeds", list(seeds), "every seed once")
+        for place_of_set, changes in ((where, study.set), (here, entry.set)):
+            for key in changes:
+                rule = f"the key {_OWN_KEYS.get(key)} of the run"
+                require(key not in _OWN_KEYS, f"{place_of_set}: set", key, rule)
+    _check_names(study, where)
+    known = {entry.name: entry for entry in study.runs}
+    for place, entry in enumerate(study.runs):
+        if entry.control is not None:
+            _check_control(study, entry, known, f"{where}: runs[{place}]: control")
+
+
+def _check_names(study: Study, where: str) -> None:
+    again = [name for name, times in Counter(folder_of(e.name, 0) for e in study.runs).items() if times > 1]
+    rule = "different names; a label tells runs of one recipe apart"
+    require(not again, f"{where}: runs", again[0].removesuffix("-0") if again else "", rule)
+    for kind in KINDS[:2]:
+        both = [judgement.name for judgement in judgements_of(study, kind)]
+        twice = [name for name, times in Counter(both).items() if times > 1]
+        require(
+            not twice, f"{where}: judge.{kind}", twice[0] if twice else "", "every judgement once, with that of all"
+        )
+
+
+def _check_control(study: Study, entry: Entry, known: Mapping[str, Entry], where: str) -> None:
+    if entry.control not in known:
+        raise unknown_name(where, str(entry.control), known)
+    control = known[str(entry.control)]
+    require(control is not entry, where, entry.control, "another run")
+    same = (entry.data or study.data) == (control.data or study.data)
+    require(same, where, entry.control, f"a run on the same data, {entry.data or study.data}")
+    theirs = study.seeds_of(control)
+    shared = any(seed in theirs for seed in study.seeds_of(entry))
+    require(shared, where, entry.control, f"a run with a seed in common; it has {', '.join(map(str, theirs))}")
+
+
+def judgements_of(study: Study, kind: str) -> tuple[Judgement, ...]:
+    """Those of a kind of model, and those of all."""
+    return (*study.judge.get(kind, ()), *study.judge.get("all", ()))  # type: ignore[call-overload]
+
+
+def folder_of(name: str, seed: int) -> str:
+    """The folder of a run.
+
+    >>> folder_of("pgd-at", 0), folder_of("cafe/trades", 2)
+    ('pgd-at-0', 'cafe-trades-2')
+    """
+    return f"{name.replace('/', '-')}-{seed}"

@@ -1,0 +1,267 @@
+"""From a study to its runs: what each trains, how it is judged, and what of that is done already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from deconfound.attacks.suites import DETERMINISTIC
+from deconfound.data import load as load_data
+from deconfound.data.naming import base_of, moved
+from deconfound.errors import InputError, require, unknown_name
+from deconfound.recipes.registry import is_stochastic
+from deconfound.recipes.resolve import merged, parse_changes, read_spec, resolve
+from deconfound.recipes.schema import Recipe, differences, validated
+from deconfound.recipes.study_file import Entry, Judgement, Study, folder_of, judgements_of, said_at
+from deconfound.records import EvaluationRecord, TrainingRecord
+from deconfound.store import RunFolder, read_weights
+from deconfound.store.lock import holder
+from deconfound.store.weights import digest_tensors
+
+Standing = Literal["done", "begun", "left"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One training run of a study, and what follows from it.
+
+    Attributes:
+        name: of the method.
+        recipe: a name or a file.
+        changes: nested, the study's and the run's own, and the seed.
+        path: the run's folder.
+        stochastic: whether its network predicts at random.
+    """
+
+    name: str
+    recipe: str
+    seed: int
+    data: str
+    changes: Mapping[str, Any]
+    control: str | None
+    judgements: tuple[Judgement, ...]
+    path: Path
+    stochastic: bool
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where it is trained."""
+        return RunFolder(self.path)
+
+    def record(self, judgement: Judgement) -> Path:
+        """The file of a judgement."""
+        return self.path / f"{judgement.name}.json"
+
+
+def planned(study: Study, out: Path, data: str | None = None) -> tuple[Planned, ...]:
+    """All runs of a study, in its order, seed by seed.
+
+    Args:
+        study: the study.
+        out: its folder.
+        data: where the study's data set lies, in place of its name; limits and confounders stay.
+
+    Raises:
+        InputError: settings that a recipe does not have, or a suite that a random network would fool.
+    """
+    runs = []
+    for place, entry in enumerate(study.runs):
+        with said_at(f"{study.study}: runs[{place}]"):
+            runs += [_planned(study, entry, seed, out, data) for seed in study.seeds_of(entry)]
+    return tuple(runs)
+
+
+def _planned(study: Study, entry: Entry, seed: int, out: Path, data: str | None) -> Planned:
+    name = entry.data or study.data
+    place = moved(name, data) if data is not None and base_of(name) == base_of(study.data) else name
+    changes = merged(parse_changes(study.set), parse_changes(entry.set), {"seed": seed})
+    spec = read_spec(entry.recipe)
+    family = changes.get("family") or spec.get("family") or "generic"  # another one is known once there are data
+    draft = resolve(spec, data=place, family=family, changes=changes)
+    stochastic = draft.sampler is not None or is_stochastic(draft.objective)
+    kind = "stochastic" if stochastic else "deterministic"
+    judgements = judgements_of(study, kind)
+    require(len(judgements) > 0, f"judge.{kind}", [], f"a judgement for {entry.name}, which predicts so")
+    for judgement in judgements:
+        rule = "rand (or adaptive): the network predicts at random, and these attacks would climb single draws of it"
+        require(not (stochastic and judgement.suite in DETERMINISTIC), "judge: suite", judgement.suite, rule)
+    return Planned(
+        name=entry.name,
+        recipe=entry.recipe,
+        seed=seed,
+        data=place,
+        changes=changes,
+        control=entry.control,
+        judgements=judgements,
+        path=out / folder_of(entry.name, seed),
+        stochastic=stochastic,
+    )
+
+
+def selected(runs: Iterable[Planned], only: Iterable[str] = (), seeds: Iterable[int] = ()) -> tuple[Planned, ...]:
+    """The runs of some methods with some seeds; all where none are named.
+
+    Raises:
+        InputError: a method or a seed that the study does not have, or nothing left.
+    """
+    runs, only, seeds = tuple(runs), tuple(only), tuple(seeds)
+    known = {run.name: run for run in runs}
+    for name in only:
+        if name not in known:
+            raise unknown_name("only", name, known)
+    for seed in seeds:
+        found = sorted({run.seed for run in runs})
+        require(seed in found, "seeds", seed, f"seeds of the study: {', '.join(map(str, found))}")
+    chosen = tuple(r for r in runs if (not only or r.name in only) and (not seeds or r.seed in seeds))
+    require(len(chosen) > 0, "seeds", list(seeds), f"a seed that {', '.join(only)} is trained with")
+    return chosen
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a data set is: its family, the digests of its splits, how many test images there are."""
+
+    family: str
+    train: str
+    test: str
+    tests: int
+
+
+@dataclass
+class Shelf:
+    """Data sets of a study; each is read once, and only its facts are kept."""
+
+    _known: dict[tuple[str, int | None], Facts] = field(default_factory=dict)
+
+    def facts(self, run: Planned) -> tuple[Facts, Recipe]:
+        """The facts of a run's data at the size that its recipe asks for, and the complete recipe.
+
+        Raises:
+            InputError: data that cannot be read.
+        """
+        spec = read_spec(run.recipe)
+        named = run.changes.get("family") or spec.get("family")
+        draft = resolve(spec, data=run.data, family=named or "generic", changes=run.changes)
+        found = self._read(run.data, draft.image_size)
+        resolved = resolve(spec, data=run.data, family=named or found.family, changes=run.changes)
+        if resolved.image_size != draft.image_size:
+            found = self._read(run.data, resolved.image_size)
+        return found, resolved
+
+    def _read(self, name: str, size: int | None) -> Facts:
+        if (name, size) not in self._known:
+            data = load_data(name, size=size)
+            require(data.train is not None, "data", name, "a data set with train images")
+            require(data.test is not None, "data", name, "a data set with test images")
+            assert data.train is not None  # said above
+            assert data.test is not None
+            facts = Facts(data.family, data.train.digest(), data.test.digest(), len(data.test))
+            self._known[name, size] = facts
+        return self._known[name, size]
+
+
+def check(run: Planned, shelf: Shelf | None) -> None:
+    """What lies in a run's folder is that run, as far as it got, and its judgements.
+
+    Args:
+        run: of the study.
+        shelf: of the data; None compares no data, and takes the family from the folder.
+
+    Raises:
+        InputError: another recipe (naming the settings), other data, weights that a judgement is not about, a judgement
+            that asked something else.
+    """
+    folder = run.folder
+    with said_at(str(run.path)):
+        folder.check(resume=True)
+    if not folder.exists():
+        return
+    before = validated(read_spec(folder.recipe), str(folder.recipe))
+    facts = None
+    if shelf is None:
+        wanted = resolve(read_spec(run.recipe), data=run.data, family=before.family, changes=run.changes)
+    else:
+        facts, wanted = shelf.facts(run)
+    if other := differences(before, wanted):
+        rule = f"the recipe of the study: {other[1]}; another folder (--out), or a label in the study, keeps both"
+        raise InputError(f"{run.path}", other[0], rule)
+    if not folder.record.is_file():
+        return
+    if facts is not None:
+        training = TrainingRecord.read(folder.record)
+        rule = f"a run on the study's data, {run.data}; the content differs"
+        require(training.data_digest == facts.train, f"{run.path}: data", training.data, rule)
+    digest = ""
+    for judgement in run.judgements:
+        if (file := run.record(judgement)).exists():
+            digest = digest or digest_tensors(read_weights(folder.model, "run")[0])
+            _check_record(file, judgement, run, wanted, digest, facts)
+
+
+def _check_record(
+    file: Path, judgement: Judgement, run: Planned, recipe: Recipe, digest: str, facts: Facts | None
+) -> None:
+    record = EvaluationRecord.read(file)
+    norm = judgement.norm or recipe.norm
+    asked: dict[str, tuple[Any, Any]] = {
+        "suite": (record.suite, judgement.suite),
+        "budget": (record.budget, judgement.budget),
+        "seed": (record.seed, judgement.seed),
+        "norm": (record.threat.norm, norm),
+        "model_digest": (record.model_digest, digest),
+    }
+    if judgement.eps is not None or norm == recipe.norm:
+        asked["eps"] = (record.threat.eps, recipe.eps if judgement.eps is None else judgement.eps)
+    if judgement.n is not None:
+        asked["n"] = (record.n, judgement.n)
+    elif facts is not None and not run.stochastic:
+        asked["n"] = (record.n, facts.tests)
+    if facts is not None:
+        asked["data_digest"] = (record.data_digest, facts.test)
+    for key, (found, wanted) in asked.items():
+        require(found == wanted, f"{file}: {key}", found, f"{wanted}, as the study asks of this run")
+
+
+def trained(run: Planned) -> Standing:
+    """How far the training of a run is."""
+    folder = run.folder
+    return "done" if folder.record.is_file() else "begun" if folder.exists() else "left"
+
+
+def judged(run: Planned, judgement: Judgement) -> Standing:
+    """How far a judgement of a run is."""
+    file = run.record(judgement)
+    return "done" if file.is_file() else "begun" if file.with_name(f"{file.name}.journal").exists() else "left"
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run of a study is, and which process works on it."""
+
+    run: str
+    training: Standing
+    judgements: Mapping[str, Standing]
+    holder: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left."""
+        return self.training == "done" and all(found == "done" for found in self.judgements.values())
+
+    @property
+    def progress(self) -> str:
+        """How far, without who is at it."""
+        parts = [f"training {self.training}", *(f"{name} {found}" for name, found in self.judgements.items())]
+        return f"{self.run}: {', '.join(parts)}"
+
+    def __str__(self) -> str:
+        """One line."""
+        return self.progress + (f"; {self.holder} works on it" if self.holder else "")
+
+
+def status(run: Planned) -> Status:
+    """How far a run is."""
+    found = {judgement.name: judged(run, judgement) for judgement in run.judgements}
+    return Status(run.path.name, trained(run), found, holder(run.path))

@@ -1,0 +1,248 @@
+"""From the records in a study's folders to the record of the study: results, means, tests against controls."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deconfound.data.naming import without_place
+from deconfound.functional.statistics import wilson_interval
+from deconfound.recipes.machine import commit, describe
+from deconfound.recipes.pairing import adjusted, same_attacks, tested
+from deconfound.recipes.study_file import Judgement, Study
+from deconfound.recipes.study_plan import Planned, Status
+from deconfound.records import (
+    Accuracy,
+    EvaluationRecord,
+    PairedTest,
+    StudyDifference,
+    StudyMean,
+    StudyRecord,
+    StudyResult,
+    StudyRun,
+    StudyTest,
+    TrainingRecord,
+)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The record of a study, and the records that it was made from; evaluations without their examples."""
+
+    record: StudyRecord
+    evaluations: list[EvaluationRecord]
+    trainings: list[TrainingRecord]
+
+
+def collected(study: Study, runs: Sequence[Planned], status: Sequence[Status], failures: Sequence[str]) -> Collected:
+    """Everything that is done of a study.
+
+    Args:
+        study: as defined.
+        runs: all of it.
+        status: how far each run is.
+        failures: of this call, one line each.
+    """
+    evaluations: list[EvaluationRecord] = []
+    trainings: list[TrainingRecord] = []
+    found: list[StudyRun] = []
+    for run in runs:
+        if not run.folder.record.is_file():
+            continue
+        training = TrainingRecord.read(run.folder.record)
+        results = []
+        for judgement in run.judgements:
+            if run.record(judgement).is_file():
+                evaluation = EvaluationRecord.read(run.record(judgement))
+                results.append(result(judgement, evaluation))
+                evaluations.append(evaluation.model_copy(update={"outcomes": ()}))
+        trainings.append(training)
+        found.append(run_of(run, training, results))
+    tests = tuple(tests_of(runs))
+    record = StudyRecord(
+        study=study.study,
+        about=study.about,
+        definition=_definition(study),
+        runs=tuple(found),
+        means=tuple(means(found)),
+        tests=tests,
+        differences=tuple(differences(tests)),
+        missing=(*failures, *(one.progress for one in status if not one.complete)),
+        commit=commit(),
+        machine=describe(),
+    )
+    return Collected(record, evaluations, trainings)
+
+
+def _definition(study: Study) -> dict[str, Any]:
+    """The study as plain data, without the places of data."""
+    plain = study.model_dump(mode="json", exclude_defaults=True)
+    for part in (plain, *plain["runs"]):
+        part |= {"data": without_place(part["data"])} if "data" in part else {}
+    return dict(plain)
+
+
+def run_of(run: Planned, training: TrainingRecord, results: Iterable[StudyResult]) -> StudyRun:
+    """A run of the study from the record of its training."""
+    return StudyRun(
+        name=run.name,
+        recipe=str(training.recipe.get("recipe", run.recipe)),
+        seed=run.seed,
+        folder=run.path.name,
+        control=run.control,
+        data=training.data,
+        data_digest=training.data_digest,
+        settings={key: value for key, value in training.recipe.items() if key != "data"},
+        recipe_digest=training.recipe_digest,
+        epochs_run=training.epochs_run,
+        selected_epoch=training.selected_epoch,
+        validation=training.validation,
+        parameters=training.parameters,
+        seconds=training.seconds,
+        images_per_second=training.images_per_second,
+        warnings=training.warnings,
+        machine=training.machine,
+        results=tuple(results),
+    )
+
+
+def result(judgement: Judgement, record: EvaluationRecord) -> StudyResult:
+    """One evaluation without its examples."""
+    failed = tuple(check for check in record.verdict.checks if check.passed is False)
+    return StudyResult(
+        judgement=judgement.name,
+        question=judgement.question,
+        suite=record.suite,
+        budget=record.budget,
+        threat=record.threat,
+        n=record.n,
+        seed=record.seed,
+        clean_accuracy=record.clean_accuracy,
+        clean_interval=record.clean_interval,
+        robust_accuracy=record.robust_accuracy,
+        robust_interval=record.robust_interval,
+        survivors={attack.name: attack.survivors for attack in record.attacks},
+        undeclared=undeclared(record),
+        columns=tuple(column.model_copy(update={"settings": {}}) for column in record.columns),
+        deviation=None if record.spread is None else record.spread.robust_deviation,
+        verdict=record.verdict.model_copy(update={"checks": failed}),
+        surrogate=record.surrogate,
+        seconds=record.seconds,
+        digests={"model": record.model_digest, "data": record.data_digest},
+        machine=record.machine,
+    )
+
+
+def undeclared(record: EvaluationRecord) -> Accuracy | None:
+    """What the attacks before the first declared one left; None where the defence declares none."""
+    declared = {attack.name for attack in record.attacks if attack.settings.get("declared")}
+    if not declared:
+        return None
+    left = sum(outcome.broken_by is None or outcome.broken_by in declared for outcome in record.outcomes)
+    return Accuracy(share=left / record.n, interval=wilson_interval(left, record.n))
+
+
+def means(runs: Sequence[StudyRun]) -> list[StudyMean]:
+    """Each method under each judgement, over all its seeds; judgements that asked different things stay apart."""
+    groups: dict[tuple[Any, ...], list[tuple[int, StudyResult]]] = {}
+    for run in runs:
+        for one in run.results:
+            asked = (one.threat.norm, one.threat.eps, one.digests["data"], one.judgement)
+            groups.setdefault((run.name, one.question, one.n, *asked), []).append((run.seed, one))
+    return [_mean(key[0], key[1], key[2], members) for key, members in groups.items()]
+
+
+def _mean(name: str, question: str, n: int, members: Sequence[tuple[int, StudyResult]]) -> StudyMean:
+    clean, robust = ([getattr(one, f"{what}_accuracy") for _, one in members] for what in ("clean", "robust"))
+    return StudyMean(
+        name=name,
+        question=question,
+        n=n,
+        seeds=tuple(seed for seed, _ in members),
+        clean=tuple(clean),
+        robust=tuple(robust),
+        clean_mean=statistics.fmean(clean),
+        robust_mean=statistics.fmean(robust),
+        clean_deviation=_deviation(clean),
+        robust_deviation=_deviation(robust),
+    )
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def tests_of(runs: Sequence[Planned]) -> list[StudyTest]:
+    """Each method against its control, seed by seed, under every question that both were asked."""
+    known = {(run.name, run.seed): run for run in runs}
+    found: dict[str, list[StudyTest]] = {}
+    for run in runs:
+        control = known.get((run.control or "", run.seed))
+        for mine, theirs in _shared(run, control) if control is not None else ():
+            assert control is not None  # said by the line above
+            test = _tested(run, mine, control, theirs)
+            found.setdefault(mine.question, []).append(test)
+    return [test for family in found.values() for test in _adjusted(family)]
+
+
+def _shared(run: Planned, control: Planned) -> list[tuple[Judgement, Judgement]]:
+    """The judgements of the two that ask the same, and are done; the n may differ, then the shared images count."""
+    pairs = []
+    for mine in run.judgements:
+        alike = [theirs for theirs in control.judgements if theirs.question == mine.question]
+        alike.sort(key=lambda theirs: theirs.name != mine.name)
+        done = [theirs for theirs in alike if control.record(theirs).is_file()]
+        if done and run.record(mine).is_file():
+            pairs.append((mine, done[0]))
+    return pairs
+
+
+def _tested(run: Planned, mine: Judgement, control: Planned, theirs: Judgement) -> StudyTest:
+    a, b = EvaluationRecord.read(run.record(mine)), EvaluationRecord.read(control.record(theirs))
+    labels = (run.path.name, control.path.name)
+    if a.data_digest == b.data_digest:
+        test = tested(labels[0], a, labels[1], b)
+    else:
+        test = PairedTest(first=labels[0], second=labels[1], not_compared="other images, such as of another size")
+    return StudyTest(
+        method=run.name,
+        control=control.name,
+        question=mine.question,
+        seed=run.seed,
+        same_attacks=same_attacks(a, b),
+        test=test,
+    )
+
+
+def _adjusted(family: Sequence[StudyTest]) -> list[StudyTest]:
+    pairs = adjusted([one.test for one in family])
+    return [one.model_copy(update={"test": pair}) for one, pair in zip(family, pairs, strict=True)]
+
+
+def differences(tests: Iterable[StudyTest]) -> list[StudyDifference]:
+    """The differences in robust accuracy of each method over its seeds."""
+    groups: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
+    for one in tests:
+        if one.test.robust is not None:
+            key = (one.method, one.control, one.question)
+            groups.setdefault(key, []).append((one.seed, one.test.robust.difference))
+    return [_difference(key, members) for key, members in groups.items()]
+
+
+def _difference(key: tuple[str, str, str], members: Sequence[tuple[int, float]]) -> StudyDifference:
+    values = [value for _, value in members]
+    method, control, question = key
+    return StudyDifference(
+        method=method,
+        control=control,
+        question=question,
+        seeds=tuple(seed for seed, _ in members),
+        differences=tuple(values),
+        mean=statistics.fmean(values),
+        deviation=_deviation(values),
+    )
+
+
+__all__ = ["Collected", "collected", "differences", "means", "result", "run_of", "tests_of", "undeclared"]

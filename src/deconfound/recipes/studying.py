@@ -1,0 +1,185 @@
+"""The job behind ``deconfound study``: methods against their controls, trained, judged, and set side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deconfound.core.protocols import Monitor
+from deconfound.errors import require, unknown_name
+from deconfound.recipes.compute import Compute
+from deconfound.recipes.evaluating import Judging
+from deconfound.recipes.stopping import Stopped
+from deconfound.recipes.study_file import Judgement, read
+from deconfound.recipes.study_plan import Planned, Shelf, Status, check, judged, planned, selected, status, trained
+from deconfound.recipes.study_table import Collected, collected
+from deconfound.recipes.targets import Target, evaluate_target
+from deconfound.recipes.training import train
+from deconfound.records import StudyRecord
+from deconfound.reporting import csv_table, render
+from deconfound.store import held, write_text
+
+PARTS = ("all", "train", "judge", "table")
+FILES = ("study.json", "study.csv", "report.html")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Studied:
+    """What a study found: how far each run is, and its record where there is anything to tell.
+
+    ``failures`` are runs that diverged, one line each.
+    """
+
+    record: StudyRecord | None
+    status: tuple[Status, ...]
+    files: tuple[Path, ...] = ()
+    failures: tuple[str, ...] = ()
+
+
+def study(
+    spec: str | Path | Mapping[str, Any],
+    *,
+    out: str | Path,
+    data: str | None = None,
+    only: Iterable[str] = (),
+    seeds: Iterable[int] = (),
+    part: str = "all",
+    dry_run: bool = False,
+    device: str = "auto",
+    monitor: Monitor | None = None,
+) -> Studied:
+    """Train, judge and compare everything that a study defines.
+
+    What is done is left as it is, what was interrupted goes on: trainings from their checkpoints, evaluations from
+    their journals. Each run, ``OUT/NAME-SEED``, is worked on by one process at a time; several calls share the work. A
+    run that was trained with the same recipe on the same data is taken as it is, wherever it comes from.
+
+    Args:
+        spec: a study's name, a YAML file, or a mapping.
+        out: folder of the study.
+        data: where the study's data set lies, in place of its name.
+        only: names of methods to work on; all by default. The table is always that of the whole study.
+        seeds: training seeds to work on; all by default.
+        part: ``all``, or ``train``, ``judge`` or ``table`` alone.
+        dry_run: check everything, and say how far it is.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        monitor: shows progress.
+
+    Returns:
+        The record, also in ``OUT/study.json``, with ``study.csv`` and ``report.html`` beside it; None where no run is
+        judged yet, and after ``train``, ``judge`` and dry runs.
+
+    Raises:
+        InputError: a fault in the study, or a folder that holds something else, before anything is written.
+        Stopped: SIGTERM or SIGINT arrived during a training, whose state is saved.
+    """
+    if part not in PARTS:
+        raise unknown_name("part", part, PARTS)
+    definition, folder = read(spec), Path(out)
+    require(not folder.exists() or folder.is_dir(), "out", str(folder), "a folder; a file of this name exists")
+    runs = planned(definition, folder, data)
+    chosen = selected(runs, only, seeds)
+    shelf = Shelf()
+    for run in runs:
+        check(run, shelf if run in chosen and part != "table" else None)
+    if dry_run:
+        return Studied(record=None, status=tuple(status(run) for run in chosen))
+    failures: tuple[str, ...] = ()
+    if part != "table":
+        failures = _worked(chosen, part, device, monitor)
+    progress = tuple(status(run) for run in runs)
+    if part in ("train", "judge"):
+        return Studied(record=None, status=progress, failures=failures)
+    found = collected(definition, runs, progress, failures)
+    rule = "a study with a run that is judged; nothing is to be shown yet"
+    require(part != "table" or bool(found.evaluations), "out", str(folder), rule)
+    files = _written(folder, found) if found.evaluations else ()
+    return Studied(record=found.record if files else None, status=progress, files=files, failures=failures)
+
+
+def _worked(runs: Sequence[Planned], part: str, device: str, monitor: Monitor | None) -> tuple[str, ...]:
+    """Everything that is left of some runs; those that another process works on are passed over."""
+    failures: list[str] = []
+    for run in runs:
+        if not _is_left(run, part):
+            continue
+        with held(run.path) as other:
+            if other:
+                _say(monitor, f"{run.path.name}: {other} works on it, passed over")
+                continue
+            if part != "judge" and trained(run) != "done":
+                failures += _trained(run, device, monitor)
+            if part != "train" and trained(run) == "done":
+                for judgement in run.judgements:
+                    _judge(run, judgement, device, monitor)
+    return tuple(failures)
+
+
+def _is_left(run: Planned, part: str) -> bool:
+    """Whether this part has anything to do."""
+    if trained(run) != "done":
+        return part != "judge"
+    return part != "train" and any(judged(run, judgement) != "done" for judgement in run.judgements)
+
+
+def _trained(run: Planned, device: str, monitor: Monitor | None) -> list[str]:
+    """Train a run; says so if it diverged."""
+    accelerator = device.partition(":")[0]
+    _say(monitor, f"{run.path.name}: training")
+    try:
+        train(
+            run.recipe,
+            data=run.data,
+            out=run.path,
+            changes=run.changes,
+            resume=True,
+            compute=Compute(accelerator=accelerator),
+            monitor=monitor,
+        )
+    except Stopped as stop:
+        raise Stopped(stop.signal, f"{run.path.name}: stopped, saved; the same command goes on") from None
+    except FloatingPointError as error:
+        _say(monitor, f"{run.path.name}: {error}")
+        return [f"{run.path.name}: {error}"]
+    return []
+
+
+def _judge(run: Planned, judgement: Judgement, device: str, monitor: Monitor | None) -> None:
+    if judged(run, judgement) == "done":
+        return
+    _say(monitor, f"{run.path.name}: {judgement.name}")
+    target = Target(
+        target=str(run.path),
+        data=run.data,
+        norm=judgement.norm,
+        eps=judgement.eps,
+        n=judgement.n,
+        sample=judgement.sample,
+        device=device,
+    )
+    judging = Judging(
+        suite=judgement.suite,
+        budget=judgement.budget,
+        seed=judgement.seed,
+        loops=judgement.loops,
+        separate=judgement.separate,
+        gallery=0,  # the pages of single evaluations have pictures; here they would say the same again for every run
+    )
+    evaluate_target(target, judging, out=run.record(judgement), monitor=monitor)
+
+
+def _say(monitor: Monitor | None, text: str) -> None:
+    if monitor is not None:
+        monitor.message(text)
+
+
+def _written(folder: Path, found: Collected) -> tuple[Path, ...]:
+    """The record, the table and the page."""
+    record, csv, page = (folder / name for name in FILES)
+    title = f"Study {found.record.study}"
+    write_text(page, render(found.evaluations, found.trainings, title=title, study=found.record))
+    write_text(csv, csv_table(found.record))
+    write_text(record, found.record.to_json())
+    return record, csv, page

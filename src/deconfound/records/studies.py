@@ -1,0 +1,147 @@
+"""Records of studies: every run of a study with what it withstood, and each method against its control."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from deconfound.records.analysis import Accuracy
+from deconfound.records.base import Interval, Machine, Record, Threat, VersionedRecord
+from deconfound.records.runs import ColumnResult, PairedTest, Verdict
+
+
+class StudyResult(Record):
+    """What one run withstood under one judgement; its examples stay in the record of the evaluation.
+
+    Attributes:
+        judgement: the name of the judgement, and of the evaluation's file.
+        question: the judgement without its n; results that answer the same question stand in one column.
+        survivors: how many examples each attack of the suite left, in order.
+        undeclared: the accuracy under those attacks of the suite that the defence does not declare against itself,
+            where it declares any: under the suite ``adaptive`` on a deterministic model that under ``standard``.
+        columns: attackers that ran by themselves, without their settings.
+        deviation: of the robust accuracy over the seeds of a random judge.
+        verdict: with the checks that failed, and no others.
+        digests: of the model and of the data, as the evaluation states them.
+    """
+
+    judgement: str
+    question: str
+    suite: str
+    budget: str
+    threat: Threat
+    n: int
+    seed: int
+    clean_accuracy: float
+    clean_interval: Interval
+    robust_accuracy: float
+    robust_interval: Interval
+    survivors: dict[str, int] = {}
+    undeclared: Accuracy | None = None
+    columns: tuple[ColumnResult, ...] = ()
+    deviation: float | None = None
+    verdict: Verdict
+    surrogate: str
+    seconds: float
+    digests: dict[str, str]
+    machine: Machine
+
+
+class StudyRun(Record):
+    """One method with one seed: how it was trained, and everything it withstood.
+
+    Attributes:
+        name: the method's name in the study; its recipe's where it has no label.
+        folder: of the run, below that of the study.
+        control: the name of the method that it is compared with.
+        settings: the resolved recipe, without the place of the data.
+        results: one for each judgement that is done.
+    """
+
+    name: str
+    recipe: str
+    seed: int
+    folder: str
+    control: str | None = None
+    data: str
+    data_digest: str
+    settings: dict[str, Any]
+    recipe_digest: str
+    epochs_run: int
+    selected_epoch: int | None
+    validation: dict[str, float] = {}
+    parameters: int
+    seconds: float
+    images_per_second: float
+    warnings: tuple[str, ...] = ()
+    machine: Machine
+    results: tuple[StudyResult, ...] = ()
+
+
+class StudyMean(Record):
+    """A method under one question, over its training seeds: every value, the mean, and the standard deviation.
+
+    The values stand in the order of the seeds; deviations (n - 1) are None for a single seed.
+    """
+
+    name: str
+    question: str
+    n: int
+    seeds: tuple[int, ...]
+    clean: tuple[float, ...]
+    robust: tuple[float, ...]
+    clean_mean: float
+    robust_mean: float
+    clean_deviation: float | None = None
+    robust_deviation: float | None = None
+
+
+class StudyTest(Record):
+    """A method minus its control, trained with the same seed, on the same images.
+
+    Attributes:
+        same_attacks: whether both met the same attacks with the same settings; what each declares differs.
+        test: robust and clean, with the paired interval, McNemar's p and Holm's, or why there is none.
+    """
+
+    method: str
+    control: str
+    question: str
+    seed: int
+    same_attacks: bool
+    test: PairedTest
+
+
+class StudyDifference(Record):
+    """The differences of a method to its control in robust accuracy, one for each seed, their mean and deviation."""
+
+    method: str
+    control: str
+    question: str
+    seeds: tuple[int, ...]
+    differences: tuple[float, ...]
+    mean: float
+    deviation: float | None = None
+
+
+class StudyRecord(VersionedRecord):
+    """A study: runs, means over seeds, and paired tests against controls, without a single example.
+
+    Attributes:
+        definition: the study as it was defined, without the place of the data.
+        tests: adjusted by Holm over all tests of one question; robust and clean accuracy apart.
+        missing: what is defined and not done yet, or went wrong, one line each.
+        commit: of the library, where it runs from a checkout.
+    """
+
+    expected_kind: ClassVar[str] = "study"
+    kind: str = "study"
+    study: str
+    about: str = ""
+    definition: dict[str, Any]
+    runs: tuple[StudyRun, ...]
+    means: tuple[StudyMean, ...] = ()
+    tests: tuple[StudyTest, ...] = ()
+    differences: tuple[StudyDifference, ...] = ()
+    missing: tuple[str, ...] = ()
+    commit: str = ""
+    machine: Machine

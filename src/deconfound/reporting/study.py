@@ -1,0 +1,207 @@
+"""A study as tables of words: accuracies of every run and over seeds, and differences to controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from deconfound.records import StudyDifference, StudyMean, StudyRecord, StudyResult, StudyRun, StudyTest
+from deconfound.reporting.comparison import p_text, points
+from deconfound.reporting.strength import deviation_text
+from deconfound.reporting.text import clean, interval, listing, percent, threat_text, verdict_text
+
+DAGGER = "†"
+DIFFERENT = f"{DAGGER} the two met different attacks, such as those that each declares against itself"
+
+# What must be known to read an accuracy; what all results share moves from the cells to the caption.
+_FACTS: tuple[Callable[[StudyResult], str], ...] = (
+    lambda one: threat_text(one.threat),
+    lambda one: f"n {one.n}",
+    lambda one: f"attack seed {one.seed}",
+)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of words: a caption, headings, rows as long as they are, and remarks below."""
+
+    caption: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    remarks: tuple[str, ...] = ()
+
+
+def study_grids(record: StudyRecord) -> list[Grid]:
+    """The tables of a study: accuracies, differences to controls where there are any.
+
+    Args:
+        record: of the study.
+    """
+    return [accuracy_grid(record), *([difference_grid(record)] if record.tests else [])]
+
+
+def accuracy_grid(record: StudyRecord) -> Grid:
+    """One row for each run and one for the mean over a method's seeds; one column for each question."""
+    results = [one for run in record.runs for one in run.results]
+    questions = list(dict.fromkeys(one.question for one in results))
+    shared = [facts.pop() for facts in ({fact(one) for one in results} for fact in _FACTS) if len(facts) == 1]
+    own = [fact for fact in _FACTS if len({fact(one) for one in results}) > 1]
+    split = [q for q in questions if any(one.undeclared for one in results if one.question == q)]
+    headings = ["method", "seed", "clean"]
+    for question in questions:
+        headings += [*([f"{clean(question)} without declared attacks"] if question in split else []), clean(question)]
+    rows: list[tuple[str, ...]] = []
+    for name in dict.fromkeys(run.name for run in record.runs):
+        mine = [run for run in record.runs if run.name == name]
+        rows += [_run_row(run, questions, split, own) for run in mine]
+        over = [mean for mean in record.means if mean.name == name and len(mean.seeds) > 1]
+        if over:
+            rows.append(_mean_row(name, over, questions, split))
+    data = listing(list(dict.fromkeys(clean(run.data).partition("[")[0] for run in record.runs)))
+    caption = f"Accuracy with 95 % Wilson intervals: {', '.join([data, *shared])}"
+    remarks = (*_doubts(record), *(f"not done: {clean(line)}" for line in record.missing))
+    return Grid(caption, (*headings, "verdict"), tuple(rows), remarks)
+
+
+def _doubts(record: StudyRecord) -> list[str]:
+    """Why results cannot be relied on, one line for each reason of a run."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for run in record.runs:
+        for one in run.results:
+            if not one.verdict.reliable:
+                key = (f"{clean(run.name)}, seed {run.seed}", verdict_text(one.verdict))
+                found.setdefault(key, []).append(clean(one.question))
+    return [f"{name}: {listing(questions)} {text}" for (name, text), questions in found.items()]
+
+
+def _run_row(
+    run: StudyRun, questions: Sequence[str], split: Sequence[str], own: Sequence[Callable[[StudyResult], str]]
+) -> tuple[str, ...]:
+    cells = [clean(run.name), str(run.seed), _clean_cell(run.results)]
+    for question in questions:
+        one = next((result for result in run.results if result.question == question), None)
+        if question in split:
+            cells.append(_undeclared_cell(one))
+        cells.append("" if one is None else _robust_cell(one, own))
+    return (*cells, _verdicts(run.results))
+
+
+def _clean_cell(results: Sequence[StudyResult]) -> str:
+    """The clean accuracy on the most images that any judgement saw."""
+    if not results:
+        return ""
+    most = max(results, key=lambda one: one.n)
+    return f"{percent(most.clean_accuracy)} {interval(*most.clean_interval)} (n {most.n})"
+
+
+def _undeclared_cell(one: StudyResult | None) -> str:
+    if one is None:
+        return ""
+    if one.undeclared is None:  # it declares none, so that the suite is without them
+        return f"{percent(one.robust_accuracy)} {interval(*one.robust_interval)}"
+    return f"{percent(one.undeclared.share)} {interval(*one.undeclared.interval)}"
+
+
+def _robust_cell(one: StudyResult, own: Sequence[Callable[[StudyResult], str]]) -> str:
+    deviation = "" if one.deviation is None else f" {deviation_text(one.deviation)}"
+    facts = f" ({', '.join(fact(one) for fact in own)})" if own else ""
+    doubt = "" if one.verdict.reliable else " UNRELIABLE"
+    union = next((column for column in one.columns if column.group == "union"), None)
+    seen = f"{percent(one.robust_accuracy)}{deviation} {interval(*one.robust_interval)}{facts}{doubt}"
+    if union is None or union.accuracy == one.robust_accuracy:
+        return seen
+    return f"{seen}; all columns together {percent(union.accuracy)} {interval(*union.interval)}"
+
+
+def _verdicts(results: Sequence[StudyResult]) -> str:
+    if not results:
+        return "not judged"
+    return "reliable" if all(one.verdict.reliable for one in results) else "UNRELIABLE"
+
+
+def _mean_row(name: str, over: Sequence[StudyMean], questions: Sequence[str], split: Sequence[str]) -> tuple[str, ...]:
+    first = max(over, key=lambda mean: mean.n)
+    cells = [clean(name), f"mean of {', '.join(map(str, first.seeds))}", _over(first.clean_mean, first.clean_deviation)]
+    for question in questions:
+        mean = next((mean for mean in over if mean.question == question), None)
+        cells += [""] if question in split else []
+        cells.append("" if mean is None else _over(mean.robust_mean, mean.robust_deviation))
+    return (*cells, "")
+
+
+def _over(mean: float, deviation: float | None) -> str:
+    return percent(mean) + ("" if deviation is None else f" {deviation_text(deviation)} over seeds")
+
+
+def difference_grid(record: StudyRecord) -> Grid:
+    """One row for each test of robust accuracy, seed by seed, and one for their mean where there are several."""
+    rows: list[tuple[str, ...]] = []
+    groups: dict[tuple[str, str, str], list[StudyTest]] = {}
+    for test in record.tests:
+        groups.setdefault((test.method, test.control, test.question), []).append(test)
+    for key, tests in groups.items():
+        rows += [_test_row(test) for test in tests]
+        over = next((d for d in record.differences if (d.method, d.control, d.question) == key), None)
+        if over is not None and len(over.seeds) > 1:
+            rows.append(_difference_row(over))
+    families = [f"{sum(t.question == q and not t.test.not_compared for t in record.tests)} of {clean(q)}"
+                for q in dict.fromkeys(test.question for test in record.tests)]  # fmt: skip
+    caption = f"Method minus control in points of robust accuracy on the same images; Holm over {listing(families)}"
+    headings = ("method - control", "question", "seed", "n", "difference", "McNemar p", "p Holm")
+    marked = any(not test.same_attacks and not test.test.not_compared for test in record.tests)
+    return Grid(caption, headings, tuple(rows), (DIFFERENT,) if marked else ())
+
+
+def _test_row(one: StudyTest) -> tuple[str, ...]:
+    name = f"{clean(one.method)} - {clean(one.control)}"
+    found = one.test.robust
+    if found is None:
+        return name, clean(one.question), str(one.seed), "", f"not compared: {clean(one.test.not_compared)}", "", ""
+    mark = "" if one.same_attacks else f" {DAGGER}"
+    low, high = found.interval
+    difference = f"{points(found.difference)} [{points(low)}, {points(high)}]{mark}"
+    p_values = p_text(found.p_value), p_text(found.adjusted_p_value)
+    return name, clean(one.question), str(one.seed), str(one.test.n), difference, *p_values
+
+
+def _difference_row(over: StudyDifference) -> tuple[str, ...]:
+    spread = "" if over.deviation is None else f" {deviation_text(over.deviation)} over seeds"
+    seeds = f"mean of {', '.join(map(str, over.seeds))}"
+    return f"{clean(over.method)} - {clean(over.control)}", clean(over.question), seeds, "", (
+        f"{points(over.mean)}{spread}"
+    ), "", ""  # fmt: skip
+
+
+def markdown_table(record: StudyRecord) -> str:
+    """The tables of a study as Markdown, for documents that must not be typed by hand."""
+    return "\n\n".join(_markdown(grid) for grid in study_grids(record)) + "\n"
+
+
+def _markdown(grid: Grid) -> str:
+    def line(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+    table = [line(grid.headings), line("---" for _ in grid.headings), *(line(row) for row in grid.rows)]
+    return "\n".join([f"{grid.caption}.", "", *table, *(f"\n{remark}." for remark in grid.remarks)])
+
+
+def study_view(record: StudyRecord) -> Group:
+    """The tables of a study for the terminal; all text is literal."""
+    return Group(*(part for grid in study_grids(record) for part in _shown(grid)))
+
+
+def _shown(grid: Grid) -> list[Table | Text]:
+    table = Table(title=Text(grid.caption), box=box.SIMPLE, title_justify="left", pad_edge=False, padding=(0, 1))
+    for heading in grid.headings:
+        table.add_column(Text(heading), overflow="fold")
+    for row in grid.rows:
+        table.add_row(*map(Text, row))
+    return [table, *(Text(remark) for remark in grid.remarks)]
+
+
+__all__ = ["Grid", "accuracy_grid", "difference_grid", "markdown_table", "study_grids", "study_view"]

@@ -1,0 +1,178 @@
+"""Studies in words: every accuracy with what must be known of it, means with their spread, doubts beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from rich.console import Console
+
+from deconfound.records import (
+    Accuracy,
+    ColumnResult,
+    Machine,
+    PairedDifference,
+    PairedTest,
+    StudyDifference,
+    StudyMean,
+    StudyRecord,
+    StudyResult,
+    StudyRun,
+    StudyTest,
+    Threat,
+    Verdict,
+)
+from deconfound.reporting import csv_table, markdown_table, render, study_grids, study_view
+
+MACHINE = Machine(device="cpu", processor="x", threads=1, versions={})
+DOUBT = Verdict(reliable=False, reasons=("the loss is | masked",))
+
+
+def result(robust, n=500, **changes):
+    fields = {
+        "judgement": f"adaptive-{n}", "question": "adaptive", "suite": "adaptive", "budget": "normal",
+        "threat": Threat(norm="linf", eps=0.3), "n": n, "seed": 0, "clean_accuracy": 0.98,
+        "clean_interval": (0.97, 0.99), "robust_accuracy": robust, "robust_interval": (robust - 0.02, robust + 0.02),
+        "verdict": Verdict(reliable=True), "surrogate": "itself", "seconds": 2.0,
+        "digests": {"model": "m", "data": "d"}, "machine": MACHINE,
+    }  # fmt: skip
+    return StudyResult(**(fields | changes))
+
+
+def run(name, seed, *results, control=None):
+    return StudyRun(
+        name=name, recipe=name, seed=seed, folder=f"{name}-{seed}", control=control, data="toy[train]",
+        data_digest="t", settings={}, recipe_digest="r", epochs_run=1, selected_epoch=None, parameters=1, seconds=1.0,
+        images_per_second=1.0, machine=MACHINE, results=results,
+    )  # fmt: skip
+
+
+def against(seed, difference, same=True):
+    found = PairedDifference(
+        only_first=9, only_second=1, difference=difference, interval=(difference - 0.03, difference + 0.03),
+        p_value=0.021, adjusted_p_value=0.043,
+    )  # fmt: skip
+    pair = PairedTest(first=f"new-{seed}", second=f"old-{seed}", n=500, robust=found, clean=found)
+    return StudyTest(method="new", control="old", question="adaptive", seed=seed, same_attacks=same, test=pair)
+
+
+def mean(name, robust):
+    return StudyMean(
+        name=name, question="adaptive", n=500, seeds=(0, 1), clean=(0.98, 0.98), robust=robust, clean_mean=0.98,
+        robust_mean=sum(robust) / 2, clean_deviation=0.0, robust_deviation=0.0141,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def record():
+    own = Accuracy(share=0.92, interval=(0.90, 0.94))
+    union = ColumnResult(name="all of them", group="union", threat="", n=500, accuracy=0.4, interval=(0.36, 0.44))
+    return StudyRecord(
+        study="toy",
+        definition={},
+        runs=(
+            run("old", 0, result(0.88)),
+            run("old", 1, result(0.86, verdict=DOUBT)),
+            run("new", 0, result(0.90, undeclared=own), result(0.5, judgement="unseen-500", question="unseen",
+                suite="unseen", columns=(union,)), control="old"),
+            run("new", 1, result(0.88), control="old"),
+        ),
+        means=(mean("old", (0.88, 0.86)), mean("new", (0.90, 0.88))),
+        tests=(against(0, 0.02), against(1, 0.04, same=False)),
+        differences=(
+            StudyDifference(method="new", control="old", question="adaptive", seeds=(0, 1), differences=(0.02, 0.04),
+                            mean=0.03, deviation=0.0141),
+        ),
+        missing=("new-2: training left",),
+        machine=MACHINE,
+    )  # fmt: skip
+
+
+def test_every_accuracy_has_its_context(record):
+    accuracies, _ = study_grids(record)
+    assert accuracies.caption == "Accuracy with 95 % Wilson intervals: toy, linf 0.3, n 500, attack seed 0"
+    assert accuracies.headings == (
+        "method", "seed", "clean", "adaptive without declared attacks", "adaptive", "unseen", "verdict"
+    )  # fmt: skip
+    assert {len(row) for row in accuracies.rows} == {7}
+    assert accuracies.rows[0] == (
+        "old", "0", "98.0 % [97.0, 99.0] (n 500)", "88.0 % [86.0, 90.0]", "88.0 % [86.0, 90.0]", "", "reliable"
+    )  # fmt: skip
+    assert accuracies.rows[3][3:6] == (
+        "92.0 % [90.0, 94.0]", "90.0 % [88.0, 92.0]",
+        "50.0 % [48.0, 52.0]; all columns together 40.0 % [36.0, 44.0]",
+    )  # fmt: skip
+
+
+def test_what_cannot_be_relied_on_says_so_in_the_row_and_why_below(record):
+    accuracies, _ = study_grids(record)
+    assert accuracies.rows[1][4] == "86.0 % [84.0, 88.0] UNRELIABLE"
+    assert accuracies.rows[1][-1] == "UNRELIABLE"
+    assert accuracies.remarks == (
+        "old, seed 1: adaptive UNRELIABLE: the loss is | masked", "not done: new-2: training left"
+    )  # fmt: skip
+
+
+def test_facts_that_differ_stand_in_the_cells(record):
+    other = run("old", 2, result(0.8, n=100, deviation=0.012))
+    accuracies, _ = study_grids(record.model_copy(update={"runs": (*record.runs, other)}))
+    assert ", n 500" not in accuracies.caption
+    row = next(row for row in accuracies.rows if row[1] == "2")
+    assert row[4] == "80.0 % ± 1.2 [78.0, 82.0] (n 100)"
+
+
+def test_means_follow_all_their_values(record):
+    accuracies, _ = study_grids(record)
+    assert [row[:2] for row in accuracies.rows] == [
+        ("old", "0"), ("old", "1"), ("old", "mean of 0, 1"), ("new", "0"), ("new", "1"), ("new", "mean of 0, 1")
+    ]  # fmt: skip
+    assert accuracies.rows[2][4] == "87.0 % ± 1.4 over seeds"
+
+
+def test_differences_seed_by_seed_and_over_seeds(record):
+    _, differences = study_grids(record)
+    assert differences.caption.endswith("on the same images; Holm over 2 of adaptive")
+    assert differences.rows == (
+        ("new - old", "adaptive", "0", "500", "+2.0 [-1.0, +5.0]", "0.021", "0.043"),
+        ("new - old", "adaptive", "1", "500", "+4.0 [+1.0, +7.0] †", "0.021", "0.043"),
+        ("new - old", "adaptive", "mean of 0, 1", "", "+3.0 ± 1.4 over seeds", "", ""),
+    )
+    assert differences.remarks[0].startswith("† the two met different attacks")
+
+
+def test_markdown_has_a_cell_for_every_heading(record):
+    text = markdown_table(record)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") - line.count("\\|") for line in lines} == {8}
+    assert "the loss is | masked." in text  # outside the table a bar is a bar
+    assert text.endswith(".\n")
+    assert "| old | 0 |" in text
+
+
+def test_a_study_without_controls_is_one_table(record):
+    alone = record.model_copy(update={"tests": (), "differences": ()})
+    assert len(study_grids(alone)) == 1
+
+
+def test_rows_of_numbers(record):
+    rows = list(csv.DictReader(io.StringIO(csv_table(record))))
+    assert len(rows) == 6  # five results and a column
+    first, new = rows[0], rows[2]
+    assert (first["method"], first["robust"], first["eps"], first["difference"]) == ("old", "0.88", "0.3", "")
+    assert (new["undeclared"], new["difference"], new["p_holm"], new["paired_n"]) == ("0.92", "0.02", "0.043", "500")
+    assert (rows[1]["reliable"], rows[1]["reasons"]) == ("no", "the loss is | masked")
+    assert (rows[4]["column"], rows[4]["robust"], rows[4]["clean"]) == ("all of them", "0.4", "")
+
+
+def test_on_the_screen_and_on_the_page(record, make):
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(study_view(record))
+    shown = console.export_text()
+    assert "88.0 % [86.0, 90.0]" in shown
+    assert "not done: new-2: training left" in shown
+    page = render([make["evaluation"]()], study=record.model_copy(update={"about": "<b>Bold</b>"}))
+    assert "&lt;b&gt;Bold" in page
+    assert 'href="#study"' in page
+    assert "mean of 0, 1" in page
+    assert 'href="#study"' not in render([make["evaluation"]()])
