@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from deconfound.records import EvaluationRecord
 from deconfound.reporting.columns import GROUPS, OWN, Row, column_rows, columns_title, severity, sizes, widest
+from deconfound.reporting.plain import plain_table
 from deconfound.reporting.strength import accuracy_text
 from deconfound.reporting.text import clean, interval, percent, verdict_text
 
@@ -59,7 +59,7 @@ def _corruptions(record: EvaluationRecord, rows: Sequence[Row]) -> Table:
 
 
 def _table(record: EvaluationRecord, title: str) -> Table:
-    table = Table(title=Text(title), box=box.SIMPLE, title_justify="left", pad_edge=False, padding=(0, 1))
+    table = plain_table(title)
     if not record.verdict.reliable:
         table.caption = Text(verdict_text(record.verdict), style="bold red")
         table.caption_justify = "left"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from string import ascii_uppercase
 
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from deconfound.records import ComparedEvaluation, Comparison, PairedDifference, PairedTest
+from deconfound.reporting.plain import plain_table
 from deconfound.reporting.text import clean, count, interval, percent, threat_text, verdict_text
 
 # What must be known to read an accuracy; facts that all rows share move from the rows to the title.
@@ -43,7 +43,7 @@ def accuracy_table(comparison: Comparison) -> Table:
     shared = [fact(rows[0]) for fact in _FACTS if len({fact(row) for row in rows}) == 1]
     differing = [fact for fact in _FACTS if len({fact(row) for row in rows}) > 1]
     title = f"Accuracy with 95 % intervals: {', '.join([clean(comparison.data), *shared])}"
-    table = _table(title)
+    table = plain_table(title)
     table.add_column("")
     table.add_column("model", overflow="fold", ratio=4)
     if differing:
@@ -67,7 +67,7 @@ def pair_table(comparison: Comparison) -> Table:
     tested = sum(not pair.not_compared for pair in comparison.pairs)
     adjusted = comparison.adjust != "none"
     over = f", adjusted over {count(tested, 'pair')} (Holm)" if adjusted and tested else ""
-    table = _table(f"First minus second in points, 95 % intervals; exact McNemar test{over}")
+    table = plain_table(f"First minus second in points, 95 % intervals; exact McNemar test{over}")
     table.add_column("pair", no_wrap=True)
     table.add_column("", no_wrap=True)
     for name in ("n", "only\nfirst", "only\nsecond"):
@@ -118,10 +118,6 @@ def p_text(p: float | None) -> str:
     ('0.031', '<0.001', '')
     """
     return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _table(title: str) -> Table:
-    return Table(title=Text(title), box=box.SIMPLE, title_justify="left", pad_edge=False, padding=(0, 1))
 
 
 def _cells(pair: PairedTest, found: PairedDifference, remarks: list[str], *, adjusted: bool) -> list[Text]:

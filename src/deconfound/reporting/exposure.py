@@ -12,9 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from deconfound.records import Accuracy, ExposureRecord, Looks, Mean
@@ -22,6 +20,7 @@ from deconfound.reporting.figures import house_style, png, settled, svg
 from deconfound.reporting.inline_png import panel
 from deconfound.reporting.inline_svg import MUTED, SERIES
 from deconfound.reporting.picture_grid import Tile, grid_figure
+from deconfound.reporting.plain import plain_table
 from deconfound.reporting.style_rows import plain
 from deconfound.reporting.text import NOT_KNOWN, analysis_labels, class_name, clean, count, interval, percent
 
@@ -124,13 +123,7 @@ def _class(names: tuple[str, ...], label: int) -> str:
 
 def exposure_table(record: ExposureRecord) -> Group:
     """Each look, then all together, then the spread of features."""
-    table = Table(
-        title=Text(f"{analysis_labels([record])[0]}: {setting(record)}"),
-        box=box.SIMPLE,
-        title_justify="left",
-        pad_edge=False,
-        padding=(0, 1),
-    )
+    table = plain_table(f"{analysis_labels([record])[0]}: {setting(record)}")
     for name in ("look", "exposure", "accuracy alone", ""):
         table.add_column(name, justify="left" if name == "look" else "right", no_wrap=True)
     for place, centre in enumerate(record.centres, 1):

@@ -10,15 +10,14 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from deconfound.records import Effect, Estimate, InstrumentsRecord, Statistic
 from deconfound.reporting.comparison import p_text
 from deconfound.reporting.figures import MARKERS, house_style, settled, svg
 from deconfound.reporting.inline_svg import MUTED, SERIES
+from deconfound.reporting.plain import plain_table
 from deconfound.reporting.style_rows import plain
 from deconfound.reporting.text import analysis_labels, clean, count, listing, percent, settings_text, short, threat_text
 
@@ -166,14 +165,14 @@ def instruments_files(record: InstrumentsRecord) -> dict[str, bytes]:
 
 def instruments_table(record: InstrumentsRecord) -> Group:
     """Relevance and effects of each treatment, the tests, and what they say."""
-    table = _table(f"{analysis_labels([record])[0]}: {setting(record)}\n{components_text(record)}")
+    table = plain_table(f"{analysis_labels([record])[0]}: {setting(record)}\n{components_text(record)}")
     for name in ("", "first-stage F", "partial R²", *ESTIMATORS.values()):
         table.add_column(name, justify="left" if not name else "right", overflow="fold")
     for stage, effect in zip(record.first_stages, record.effects, strict=True):
         cells = ["\n".join(estimate_text(getattr(effect, name))) for name in ESTIMATORS]
         first = (clean(stage.name), f_text(stage.f, weak=stage.weak), number(stage.partial_r2))
         table.add_row(*map(Text, (*first, *cells)), end_section=True)
-    tested = _table("Tests")
+    tested = plain_table("Tests")
     for name in ("test", "null", "statistic", "p"):
         tested.add_column(name, justify="right" if name in ("statistic", "p") else "left")
     for name, null, test in tests(record):
@@ -221,10 +220,6 @@ def instruments_view(prefix: str, name: str, record: InstrumentsRecord, budget: 
         "attack": settings_text(record.attack.settings),
         "facts": [("Joint first-stage F", f_text(record.joint_f, weak=record.weak))],
     }
-
-
-def _table(title: str) -> Table:
-    return Table(title=Text(title), box=box.SIMPLE, title_justify="left", pad_edge=False, padding=(0, 1))
 
 
 __all__ = [

@@ -8,15 +8,14 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from deconfound.records import FeaturePicture, PicturedImage, PicturesRecord, Saliency
 from deconfound.reporting.figures import png
 from deconfound.reporting.inline_png import panel
 from deconfound.reporting.picture_grid import Tile, grid_figure
+from deconfound.reporting.plain import plain_table
 from deconfound.reporting.style_rows import plain
 from deconfound.reporting.text import (
     analysis_labels,
@@ -149,13 +148,7 @@ def pictures_files(record: PicturesRecord) -> dict[str, bytes]:
 
 def pictures_table(record: PicturesRecord) -> Group:
     """How well the pictures match, by kind of features."""
-    table = Table(
-        title=Text(f"{analysis_labels([record])[0]}: {setting(record)}"),
-        box=box.SIMPLE,
-        title_justify="left",
-        pad_edge=False,
-        padding=(0, 1),
-    )
+    table = plain_table(f"{analysis_labels([record])[0]}: {setting(record)}")
     for key, heading in _HEADINGS.items():
         if key == "kind":
             table.add_column(heading, overflow="fold", min_width=min(20, max(map(len, kinds(record)), default=0)))

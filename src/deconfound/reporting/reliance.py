@@ -7,7 +7,6 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +14,7 @@ from rich.text import Text
 from deconfound.records import Intervention, ReliancePoint, RelianceRecord, Share
 from deconfound.reporting.comparison import points
 from deconfound.reporting.figures import svg
+from deconfound.reporting.plain import plain_table
 from deconfound.reporting.reliance_figure import reliance_figure
 from deconfound.reporting.style_rows import plain
 from deconfound.reporting.text import NOT_KNOWN, analysis_labels, clean, count, interval, percent
@@ -112,7 +112,7 @@ def reliance_table(record: RelianceRecord) -> Group:
 def _point_table(point: ReliancePoint, title: str) -> Table:
     share, ends = share_text(point.reliance)
     own = " (of the data)" if point.own else ""
-    table = _table(f"{title}\nrho {rho_text(point.rho)}{own}: reliance {share} {ends}".strip())
+    table = plain_table(f"{title}\nrho {rho_text(point.rho)}{own}: reliance {share} {ends}".strip())
     table.add_column("images", overflow="fold")
     for name in ("accuracy", "gap, points", "changed"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -142,7 +142,9 @@ def point_at(record: RelianceRecord, rho: float | None) -> ReliancePoint | None:
 def side_by_side_table(records: Sequence[RelianceRecord]) -> Table:
     """Model by rho: reliance with its interval; an asterisk marks the data's own rho."""
     rhos = rhos_of(records)
-    table = _table("Reliance: predictions that change under do(confounder = other), 95 % intervals, by rho of the test")
+    table = plain_table(
+        "Reliance: predictions that change under do(confounder = other), 95 % intervals, by rho of the test"
+    )
     table.add_column("model", overflow="fold")
     table.add_column("n", justify="right", no_wrap=True)
     for rho in rhos:
@@ -158,10 +160,6 @@ def _cell(point: ReliancePoint | None) -> str:
         return ""
     share, ends = share_text(point.reliance)
     return f"{share}{'*' if point.own else ''}\n{ends}"
-
-
-def _table(title: str) -> Table:
-    return Table(title=Text(title), box=box.SIMPLE, title_justify="left", pad_edge=False, padding=(0, 1))
 
 
 __all__ = [

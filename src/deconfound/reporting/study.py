@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from deconfound.records import StudyDifference, StudyMean, StudyRecord, StudyResult, StudyRun, StudyTest
 from deconfound.reporting.comparison import p_text, points
+from deconfound.reporting.plain import plain_table
 from deconfound.reporting.strength import deviation_text
 from deconfound.reporting.text import clean, interval, listing, percent, threat_text, verdict_text
 
@@ -196,7 +196,7 @@ def study_view(record: StudyRecord) -> Group:
 
 
 def _shown(grid: Grid) -> list[Table | Text]:
-    table = Table(title=Text(grid.caption), box=box.SIMPLE, title_justify="left", pad_edge=False, padding=(0, 1))
+    table = plain_table(grid.caption)
     for heading in grid.headings:
         table.add_column(Text(heading), overflow="fold")
     for row in grid.rows:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from deconfound.records import StyleRecord
+from deconfound.reporting.plain import plain_table
 from deconfound.reporting.style_rows import basis_cells, basis_name, reader_rows, setting
 from deconfound.reporting.text import analysis_labels, clean
 
@@ -30,7 +30,7 @@ def style_table(record: StyleRecord) -> Group:
 
 def _readers(record: StyleRecord) -> Table:
     title = f"{analysis_labels([record])[0]}: {setting(record)}\nAccuracy with 95 % intervals, shift of P(Y) in nats"
-    table = _table(title)
+    table = plain_table(title)
     table.add_column("reads", overflow="fold")
     for name in ("natural", "adversarial"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -43,7 +43,7 @@ def _readers(record: StyleRecord) -> Table:
 
 
 def _bases(record: StyleRecord) -> Table:
-    table = _table("What style keeps of content")
+    table = plain_table("What style keeps of content")
     table.add_column("", overflow="fold")
     for basis in record.bases:
         table.add_column(Text(basis_name(basis)), justify="right", overflow="fold")
@@ -51,10 +51,6 @@ def _bases(record: StyleRecord) -> Table:
     for key, name in _TALL.items():
         table.add_row(Text(name), *(Text(one[key]) for one in cells))
     return table
-
-
-def _table(title: str) -> Table:
-    return Table(title=Text(title), box=box.SIMPLE, title_justify="left", pad_edge=False, padding=(0, 1))
 
 
 __all__ = ["style_table"]

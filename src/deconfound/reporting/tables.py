@@ -13,6 +13,7 @@ from deconfound.errors import require
 from deconfound.records import AttackResult, EvaluationRecord
 from deconfound.reporting.column_tables import column_tables
 from deconfound.reporting.columns import column_rows
+from deconfound.reporting.plain import plain_table
 from deconfound.reporting.strength import (
     accuracy_text,
     audit_brief,
@@ -99,7 +100,7 @@ def leaderboard_table(records: Sequence[EvaluationRecord]) -> Table:
     shared = [fact(records[0]) for fact in _FACTS if len({fact(record) for record in records}) == 1]
     differing = [fact for fact in _FACTS if len({fact(record) for record in records}) > 1]
     title = "Accuracy with 95 % intervals" + (f": {', '.join(shared)}" if shared else "")
-    table = Table(title=Text(title), box=box.SIMPLE, title_justify="left", pad_edge=False, padding=(0, 1))
+    table = plain_table(title)
     table.add_column("model", overflow="fold", ratio=4)
     if differing:
         table.add_column("setting", overflow="fold", ratio=3)
