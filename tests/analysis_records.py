@@ -7,12 +7,15 @@ from deconfound.records import (
     Attacker,
     Centre,
     Effect,
+    EffectsRecord,
     Estimate,
     ExposureRecord,
+    FeatureKind,
     FeaturePicture,
     FirstStage,
     InstrumentsRecord,
     Intervention,
+    InversionDistance,
     Looks,
     Machine,
     Mean,
@@ -102,6 +105,25 @@ def make_exposure(png, looks=2, centres=9, **changes):
         "spread": Mean(value=0.12, interval=(0.11, 0.13)), "raw_spread": Mean(value=0.34, interval=(0.33, 0.35)),
     }  # fmt: skip
     return ExposureRecord(**(fields | changes))
+
+
+def make_effects(**changes):
+    names = ("adversarial", "counterfactual", "counterfactual_causal", "adversarial_causal")
+    around = (0.02, 0.1, 0.7, 0.1, 0.02)
+    near, far = Mean(value=0.6, interval=(0.3, 0.9)), Mean(value=513.3, interval=(389.9, 636.7))
+    fields = ORIGIN | {
+        "threat": Threat(norm="linf", eps=0.1), "attack": Attacker(name="pgd-20", settings={"steps": 20}),
+        "game": {"name": "amr-gmm", "penalty": 1.0}, "moment": 0.051, "bound": 0.103,
+        "distance": Mean(value=7.26, interval=(7.21, 7.32)), "offsets": (-2, -1, 0, 1, 2),
+        "kinds": tuple(
+            FeatureKind(name=name, accuracy=accuracy(0.9), cross_entropy=0.5, around=around) for name in names
+        ),
+        "inversion": {"eps": 0.05},
+        "distances": tuple(
+            InversionDistance(network=name, inversion=near, clean=near, adversarial=far) for name in ("base", "defence")
+        ),
+    }  # fmt: skip
+    return EffectsRecord(**(fields | changes))
 
 
 def make_pictures(png, images=2, kinds=("natural", "adversarial"), **changes):

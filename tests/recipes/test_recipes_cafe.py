@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 
+from deconfound.analysis.effects import around, mean_of
 from deconfound.data.families import FAMILIES
 from deconfound.errors import InputError
 from deconfound.objectives import (
@@ -21,13 +22,14 @@ from deconfound.objectives import (
     Trades,
     WeightPerturbed,
 )
+from deconfound.recipes.analysing import Look, look_into
 from deconfound.recipes.loading import build_model, load_run
 from deconfound.recipes.players import restored
 from deconfound.recipes.registry import build_objective, is_stochastic
 from deconfound.recipes.resolve import names, parse_changes, read_spec, resolve
 from deconfound.recipes.stages import planned
 from deconfound.recipes.training import default_run, train
-from deconfound.records import TrainingRecord
+from deconfound.records import EffectsRecord, TrainingRecord
 from deconfound.store import CheckpointFile
 from jobs import WEIGHTS, Told, contents, data_module, split
 from toys import stand_ins
@@ -346,3 +348,46 @@ class TestBadInput:
         assert [entry.message for entry in caplog.records] == [
             "causal inversion looks further than the attack: gamma 0.4 is above eps 0.1"
         ]
+
+
+class TestEffects:
+    def look(self, run, **changes):
+        return Look(**{"run": str(run), "kind": "effects", "data": "cafe_data:make", "batch_size": 8} | changes)
+
+    def test_record_and_files(self, whole, tmp_path):
+        record, files = look_into(self.look(whole), out=tmp_path / "a")
+        assert [path.name for path in files] == ["effects.json", "effects.csv", "effects.svg"]
+        assert EffectsRecord.read(files[0]) == record
+        assert [one.network for one in record.distances] == ["base", "defence"]
+        assert record.inversion["steps"] == 2
+        assert [kind.name for kind in record.kinds][::3] == ["adversarial", "adversarial_causal"]
+        assert (record.n, record.offsets) == (20, (-1, 0, 1))
+        game, _ = look_into(self.look(whole / "stages" / "amr"), out=tmp_path / "b")
+        assert [one.network for one in game.distances] == ["base"]
+        assert game.kinds == record.kinds  # both are of the frozen network
+
+    def test_without_its_stage_it_is_looked_for_where_the_record_says(self, whole, tmp_path):
+        amr = shutil.copytree(whole / "stages" / "amr", tmp_path / "amr")
+        stages = {"base": whole / "stages" / "base", "amr": amr}
+        run = trained(changes=SMALL, stages=stages, out=tmp_path / "r").path
+        record, _ = look_into(self.look(run, n=4))
+        assert record.n == 4
+        shutil.rmtree(amr)
+        with pytest.raises(
+            InputError, match=r"run: got .*expected a run whose stage amr, which alone has g, still lies"
+        ):
+            look_into(self.look(run, n=4), overwrite=True)
+
+    def test_other_runs_do_not_fit(self, base):
+        with pytest.raises(
+            InputError, match=r"^kind: got 'effects'; expected a kind that fits the run: .*amr-gmm, cafe/"
+        ):
+            look_into(self.look(base))
+
+    def test_the_figures_by_hand(self):
+        logits = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]])
+        p = logits.double().softmax(1)
+        expected = [(p[0, 1] + p[1, 2]) / 2, (p[0, 2] + p[1, 0]) / 2, (p[0, 0] + p[1, 1]) / 2]
+        assert around(logits, torch.tensor([2, 0]), (-1, 0, 1)) == pytest.approx([float(one) for one in expected])
+        found = mean_of(torch.tensor([1.0, 2.0, 3.0]))
+        assert found.interval == pytest.approx((2 - 1.96 / 3**0.5, 2 + 1.96 / 3**0.5))

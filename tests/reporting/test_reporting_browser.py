@@ -12,7 +12,7 @@ import subprocess
 
 import pytest
 
-from analysis_records import make_exposure, make_instruments, make_pictures, make_reliance
+from analysis_records import make_effects, make_exposure, make_instruments, make_pictures, make_reliance
 from deconfound.reporting.page import render
 from style_records import make_style
 
@@ -100,7 +100,7 @@ def found(evaluations, trainings, make, tmp_path_factory):
     png = make["picture"](0).clean_png
     analyses = [
         make_style(png, 1), make_reliance(), make_reliance((0.1, 0.9)), make_instruments(), make_pictures(png, 1),
-        make_exposure(png, 1, 3),
+        make_exposure(png, 1, 3), make_effects(),
     ]  # fmt: skip
     page = render([*evaluations, nan, evil], trainings, analyses=analyses)
     return browse(page, tmp_path_factory.mktemp("desktop"), 1200, "--blink-settings=preferredColorScheme=0")

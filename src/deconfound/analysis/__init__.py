@@ -8,6 +8,7 @@ from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
     from deconfound.analysis.causal_kinds import KINDS, Kinds, inversion_distances, kind_logits, observe_kinds
+    from deconfound.analysis.effects import EffectParts, analyse_effects
     from deconfound.analysis.exposure import ExposureParts, analyse_exposure
     from deconfound.analysis.instruments import diagnose_instruments
     from deconfound.analysis.iv import diagnose
@@ -23,6 +24,8 @@ _HOME = {
     "inversion_distances": "causal_kinds",
     "kind_logits": "causal_kinds",
     "observe_kinds": "causal_kinds",
+    "EffectParts": "effects",
+    "analyse_effects": "effects",
     "ExposureParts": "exposure",
     "analyse_exposure": "exposure",
     "diagnose_instruments": "instruments",
@@ -40,11 +43,13 @@ _HOME = {
 }
 __all__ = [
     "KINDS",
+    "EffectParts",
     "ExposureParts",
     "Kinds",
     "Matching",
     "Predictor",
     "StyleParts",
+    "analyse_effects",
     "analyse_exposure",
     "analyse_style",
     "bases_of",

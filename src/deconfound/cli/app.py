@@ -15,7 +15,7 @@ from deconfound.cli.certifying import certify
 from deconfound.cli.exporting import export
 from deconfound.cli.listing import list_
 from deconfound.cli.options import Data, Json, Overwrite, Quiet, accelerator_of, devices_of, numbers_of
-from deconfound.cli.screen import Screen, logged
+from deconfound.cli.screen import Screen, logged, trained_text
 from deconfound.cli.studying import study
 from deconfound.errors import InputError
 from deconfound.recipes.processes import process_rank
@@ -156,18 +156,7 @@ def train(
     if json:
         typer.echo(trained.record.to_json(), nl=False)
         return
-    record = trained.record
-    figures = ", ".join(f"{name.removeprefix('validation_')} {value:.1%}" for name, value in record.validation.items())
-    used = ", ".join(f"{name} ({use.recipe}, {use.run or 'in memory'})" for name, use in record.stages.items())
-    kept = f"kept epoch {record.selected_epoch + 1} of {record.epochs_run}" if record.selected_epoch is not None else ""
-    screen.output.print(
-        f"{trained.path}: {record.recipe['recipe']} on {record.data} ({record.recipe['family']} family), {kept}"
-        f"{f', validation {figures}' if figures else ''}; {record.seconds:.0f} s, "
-        f"{record.images_per_second:,.0f} images/s{f', built on {used}' if used else ''}. "
-        f"Judge it: deconfound evaluate {trained.path}",
-        soft_wrap=True,
-        markup=False,
-    )
+    screen.output.print(trained_text(str(trained.path), trained.record), soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -11,6 +11,8 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from deconfound.records import TrainingRecord
+
 
 class Screen:
     """A ``Monitor`` that draws progress bars on standard error; results go to standard output.
@@ -81,3 +83,16 @@ def logged(screen: Screen) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
+
+
+def trained_text(place: str, record: TrainingRecord) -> str:
+    """One line on a finished training: where it lies, what was kept and on what it was built."""
+    figures = ", ".join(f"{name.removeprefix('validation_')} {value:.1%}" for name, value in record.validation.items())
+    used = ", ".join(f"{name} ({use.recipe}, {use.run or 'in memory'})" for name, use in record.stages.items())
+    kept = f"kept epoch {record.selected_epoch + 1} of {record.epochs_run}" if record.selected_epoch is not None else ""
+    return (
+        f"{place}: {record.recipe['recipe']} on {record.data} ({record.recipe['family']} family), {kept}"
+        f"{f', validation {figures}' if figures else ''}; {record.seconds:.0f} s, "
+        f"{record.images_per_second:,.0f} images/s{f', built on {used}' if used else ''}. "
+        f"Judge it: deconfound evaluate {place}"
+    )

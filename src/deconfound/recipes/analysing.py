@@ -15,6 +15,7 @@ from deconfound.core.origin import Origin
 from deconfound.core.protocols import ImageSource, Monitor
 from deconfound.data import load as load_data
 from deconfound.errors import InputError, require, unknown_name
+from deconfound.recipes.effecting import effects_analysis
 from deconfound.recipes.exposing import exposure_analysis
 from deconfound.recipes.instrumenting import components_of, instruments_analysis
 from deconfound.recipes.loading import Loaded, load_run
@@ -152,6 +153,11 @@ KINDS: Mapping[str, Kind] = {
         "what each look through the sampler sees and predicts, and how equal features per exposure are",
         "a network behind a sampler, which runs of CiiV have (ciiv and the like, or any recipe with the key sampler)",
         exposure_analysis,
+    ),
+    "effects": Kind(
+        "what adversarial, counterfactual and causal features predict, and how near causal inversion comes to it",
+        "a hypothesis model h, which runs of AMR-GMM and CAFE have (recipes amr-gmm, cafe/... and cafe-authors/...)",
+        effects_analysis,
     ),
 }
 

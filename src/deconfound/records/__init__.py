@@ -17,6 +17,7 @@ from deconfound.records.analysis import (
 from deconfound.records.base import SCHEMA_VERSION, Interval, Machine, Record, Threat, VersionedRecord, show_radius
 from deconfound.records.card import CardEvaluation, ExportedFile, ModelCard
 from deconfound.records.certification import CertificationRecord, CertifiedPoint, CertifiedShare
+from deconfound.records.effects import EffectsRecord, FeatureKind, InversionDistance
 from deconfound.records.exposure import Centre, ExposureRecord, Looks, Mean, View
 from deconfound.records.instruments import Effect, Estimate, FirstStage, InstrumentsRecord, Statistic
 from deconfound.records.kinds import ANALYSES
@@ -69,15 +70,18 @@ __all__ = [
     "Correlations",
     "CurvePoint",
     "Effect",
+    "EffectsRecord",
     "Estimate",
     "EvaluationRecord",
     "ExportedFile",
     "ExposureRecord",
+    "FeatureKind",
     "FeaturePicture",
     "FirstStage",
     "InstrumentsRecord",
     "Interval",
     "Intervention",
+    "InversionDistance",
     "Looks",
     "Machine",
     "ModelCard",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from deconfound.records.analysis import AnalysisRecord, StyleRecord
+from deconfound.records.effects import EffectsRecord
 from deconfound.records.exposure import ExposureRecord
 from deconfound.records.instruments import InstrumentsRecord
 from deconfound.records.pictures import PicturesRecord
@@ -16,6 +17,7 @@ _ALL: tuple[type[AnalysisRecord], ...] = (
     InstrumentsRecord,
     PicturesRecord,
     ExposureRecord,
+    EffectsRecord,
 )
 ANALYSES: Mapping[str, type[AnalysisRecord]] = {kind.expected_kind: kind for kind in _ALL}
 """By the ``kind`` that stands in the file."""

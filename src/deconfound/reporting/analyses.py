@@ -10,12 +10,14 @@ from rich.console import RenderableType
 
 from deconfound.records import (
     AnalysisRecord,
+    EffectsRecord,
     ExposureRecord,
     InstrumentsRecord,
     PicturesRecord,
     RelianceRecord,
     StyleRecord,
 )
+from deconfound.reporting.effects import effects_files, effects_table, effects_view
 from deconfound.reporting.exposure import exposure_files, exposure_table, exposure_together, exposure_view
 from deconfound.reporting.figures import png, svg
 from deconfound.reporting.instruments import instruments_files, instruments_table, instruments_view
@@ -99,6 +101,13 @@ SHOWN: Mapping[str, Showing] = {
         files=exposure_files,
         together=exposure_together,
         together_template="exposure_all.html.j2",
+    ),
+    EffectsRecord.expected_kind: Showing(
+        title="Causal effects",
+        template="effects.html.j2",
+        view=effects_view,
+        table=effects_table,
+        files=effects_files,
     ),
 }
 

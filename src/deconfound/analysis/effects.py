@@ -1,0 +1,166 @@
+"""Causal effects as a record: the four kinds of CAFE's features, and the distances of causal inversion.
+
+Shapes: N images, K classes; logits (N, K), labels (N,) int64.
+
+Source: Kim, Lee, Ro 2023, arXiv 2303.01052.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from deconfound.analysis.causal_kinds import Kinds, inversion_distances, observe_kinds
+from deconfound.analysis.observing import device_of
+from deconfound.core.origin import Origin
+from deconfound.core.protocols import Attack, CausalFeatures, Classifier, ImageSource, Monitor
+from deconfound.records import Attacker, EffectsRecord, FeatureKind, InversionDistance, Mean, Threat
+
+REACH = 4
+"""Classes on each side of the true label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffectParts:
+    """What the analysis needs of a run.
+
+    Attributes:
+        causal: the frozen network with h.
+        test_function: g; None for g(Z) = Z.
+        climbed: what attacks on the frozen network climb, an ordinary classifier; itself where it is one.
+        defence: the network that was inoculated, an ordinary classifier; None where there is none.
+        game: settings of AMR-GMM, for the record.
+    """
+
+    causal: CausalFeatures
+    test_function: nn.Module | None
+    climbed: Classifier
+    defence: Classifier | None
+    game: Mapping[str, Any]
+
+
+def around(logits: Tensor, labels: Tensor, offsets: tuple[int, ...]) -> tuple[float, ...]:
+    """Mean probability of the classes y + k, counted round.
+
+    >>> import torch
+    >>> around(torch.tensor([[9e9, 0.0, 0.0], [0.0, 0.0, 9e9]]), torch.tensor([0, 1]), (-1, 0, 1))
+    (0.0, 0.5, 0.5)
+    """
+    p = logits.double().softmax(dim=1)
+    places = [(labels + k) % p.shape[1] for k in offsets]
+    return tuple(float(p.gather(1, place[:, None]).mean()) for place in places)
+
+
+def analyse_effects(
+    parts: EffectParts,
+    source: ImageSource,
+    index: Tensor,
+    attack: Attack,
+    inversion: Attack,
+    origin: Origin,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    monitor: Monitor | None = None,
+) -> EffectsRecord:
+    """Attack the networks, decode the four kinds of features, and measure how near inversion comes to h's prediction.
+
+    Args:
+        parts: networks and players.
+        source: N images or more.
+        index: the places in the source, (N,) int64.
+        attack: makes the adversarial versions, every image by its last step.
+        inversion: as ``attacks.causal_inversion`` makes it.
+        origin: of the model and the data.
+        seed: of all random numbers.
+        batch_size: images at a time.
+        monitor: shows progress.
+
+    Raises:
+        InputError: bad input, such as images outside [0, 1].
+    """
+    begun = time.perf_counter()
+    networks = {"base": parts.climbed} | ({} if parts.defence is None else {"defence": parts.defence})
+    device = device_of(parts.causal.network)
+    found = observe_kinds(
+        parts.causal,
+        parts.test_function,
+        source,
+        index,
+        attack,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        climbed=parts.climbed,
+        monitor=monitor,
+    )
+    distances = {
+        name: inversion_distances(
+            network,
+            parts.causal,
+            inversion,
+            source,
+            index,
+            attack,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            monitor=monitor,
+        )
+        for name, network in networks.items()
+    }
+    reach = min(REACH, (len(origin.class_names) - 1) // 2)
+    offsets = tuple(range(-reach, reach + 1))
+    return EffectsRecord(
+        **origin.fields(),
+        threat=Threat(norm=attack.threat.norm, eps=attack.threat.eps, box=attack.threat.box),
+        attack=Attacker(name=attack.name, settings=attack.settings()),
+        n=len(index),
+        seed=seed,
+        seconds=time.perf_counter() - begun,
+        game=dict(parts.game),
+        moment=found.moment,
+        bound=found.bound,
+        distance=mean_of(found.distance),
+        offsets=offsets,
+        kinds=_kinds(found, offsets),
+        inversion=inversion.settings(),
+        distances=tuple(
+            InversionDistance(network=name, **{version: mean_of(values) for version, values in one.items()})
+            for name, one in distances.items()
+        ),
+    )
+
+
+def _kinds(found: Kinds, offsets: tuple[int, ...]) -> tuple[FeatureKind, ...]:
+    accuracies, entropies = found.accuracies, found.cross_entropies
+    return tuple(
+        FeatureKind(
+            name=name,
+            accuracy=accuracies[name],
+            cross_entropy=entropies[name],
+            around=around(logits, found.labels, offsets),
+        )
+        for name, logits in found.logits.items()
+    )
+
+
+def mean_of(values: Tensor) -> Mean:
+    """The mean of (N,) with its 95 % interval by the normal approximation; of one value there is no interval.
+
+    >>> import torch
+    >>> mean_of(torch.tensor([1.0, 3.0])).value
+    2.0
+    """
+    values = values.double()
+    value = float(values.mean())
+    half = 1.96 * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Mean(value=value, interval=(value - half, value + half))
+
+
+__all__ = ["EffectParts", "analyse_effects", "around", "mean_of"]

@@ -1,0 +1,89 @@
+"""The causal effects of a run of AMR-GMM or CAFE, put together from its networks, h, g and an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from deconfound.analysis import EffectParts, analyse_effects
+from deconfound.attacks import PGD, causal_inversion
+from deconfound.errors import InputError
+from deconfound.models import CiiV, ExpectedSurrogate
+from deconfound.objectives import AMRGMM
+from deconfound.recipes.cafe import AMR, SHARE, AMRGMMSettings, CafeSettings
+from deconfound.recipes.loading import Loaded, load_run
+from deconfound.recipes.players import DIGEST, folder_of, restored
+from deconfound.recipes.schema import Recipe
+from deconfound.recipes.stages import FOLDER
+from deconfound.records import EffectsRecord, TrainingRecord
+
+if TYPE_CHECKING:
+    from deconfound.recipes.analysing import Look, Scene
+
+STEPS = 20
+
+
+def effects_analysis(look: Look, loaded: Loaded, recipe: Recipe) -> Callable[[Scene], EffectsRecord] | None:
+    """What analyses causal effects; None for a run without h.
+
+    Raises:
+        InputError: a run of CAFE whose stage ``amr``, which alone has g, is not found where it was.
+    """
+    settings = recipe.objective
+    if not isinstance(settings, AMRGMMSettings | CafeSettings):
+        return None
+    device = next((tensor.device for tensor in loaded.model.state_dict().values()), None)
+    place, game_run = (Path(look.run), loaded) if isinstance(settings, AMRGMMSettings) else _stage(look.run, loaded)
+    assert game_run.recipe is not None  # load_run refuses weights without one
+    game_run.model.to(device)
+    game = restored(place, game_run, game_run.recipe)
+    assert isinstance(game, AMRGMM)
+    inversion = causal_inversion(SHARE * recipe.eps)
+    if isinstance(settings, CafeSettings):
+        assert settings.gamma is not None  # resolved
+        inversion = causal_inversion(settings.gamma, settings.inversion_steps)
+    parts = EffectParts(
+        causal=game.causal,
+        test_function=game.g,
+        climbed=game.climbed,
+        defence=_ordinary(loaded.model) if isinstance(settings, CafeSettings) else None,
+        game=game_run.recipe.objective.model_dump(mode="json"),
+    )
+
+    def work(scene: Scene) -> EffectsRecord:
+        return analyse_effects(
+            parts,
+            scene.test,
+            scene.index,
+            PGD(recipe.threat, steps=STEPS, keep="last"),
+            inversion,
+            scene.origin,
+            seed=look.seed,
+            batch_size=look.batch_size,
+            monitor=scene.monitor,
+        )
+
+    return work
+
+
+def _stage(run: str, loaded: Loaded) -> tuple[Path, Loaded]:
+    """The run of AMR-GMM that a run of CAFE was built on: below it, or where its record says."""
+    folder = folder_of(run)
+    digest = ((loaded.metadata or {}).get("stages") or {}).get(AMR, {}).get(DIGEST)
+    places = [folder.path / FOLDER / AMR]
+    if folder.record.is_file():
+        places.append(Path(TrainingRecord.read(folder.record).stages[AMR].run or "."))
+    for place in places:
+        if (place / "model.safetensors").is_file():
+            found = load_run(place)
+            if found.digest == digest:
+                return place, found
+    shown = " or ".join(map(str, places))
+    raise InputError("run", run, f"a run whose stage {AMR}, which alone has g, still lies at {shown}")
+
+
+def _ordinary(model: nn.Module) -> nn.Module:
+    return ExpectedSurrogate(model) if isinstance(model, CiiV) else model

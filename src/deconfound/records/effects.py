@@ -1,0 +1,70 @@
+"""Records of causal effects (CAFE): what is decoded from the four kinds of features, and how near inversion comes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from deconfound.records.analysis import Accuracy, AttackedRecord
+from deconfound.records.base import Record
+from deconfound.records.exposure import Mean
+
+
+class FeatureKind(Record):
+    """One of the four kinds of features, decoded by the head of the frozen network.
+
+    Attributes:
+        name: ``adversarial``, ``counterfactual``, ``counterfactual_causal`` or ``adversarial_causal``.
+        accuracy: of its prediction.
+        cross_entropy: mean of -log p_y, in nats.
+        around: mean probability of the classes y + k, counted round, for each of ``EffectsRecord.offsets``.
+    """
+
+    name: str
+    accuracy: Accuracy
+    cross_entropy: float
+    around: tuple[float, ...]
+
+
+class InversionDistance(Record):
+    """How far a network's predictions are from the causal one: KL(p || AC) * 10^3, means over images.
+
+    Attributes:
+        network: ``base``, the frozen one, or ``defence``, the one that was inoculated.
+        inversion, clean, adversarial: p of the causal inversion, the image, its adversarial version.
+    """
+
+    network: str
+    inversion: Mean
+    clean: Mean
+    adversarial: Mean
+
+
+class EffectsRecord(AttackedRecord):
+    """What AMR-GMM found in the features of the base network; the attack is on it, for the defence on the defence.
+
+    Attributes:
+        game: settings of AMR-GMM.
+        moment: J = mean log p_y(F + h(g(Z))) log p_y(F + g(Z)).
+        bound: mean over all elements of (g(Z) - Z)^2, what lambda weighs.
+        distance: |g(Z) - Z| of an image.
+        offsets: k of ``FeatureKind.around``; 0 is the true label.
+        kinds: adversarial, counterfactual, counterfactual causal and adversarial causal features.
+        inversion: settings of the causal inversion.
+        distances: of the base network, and of the defence where the run has one.
+    """
+
+    expected_kind: ClassVar[str] = "effects-analysis"
+    kind: str = "effects-analysis"
+    game: dict[str, Any]
+    moment: float
+    bound: float
+    distance: Mean
+    offsets: tuple[int, ...]
+    kinds: Annotated[tuple[FeatureKind, ...], Field(min_length=1)]
+    inversion: dict[str, Any]
+    distances: Annotated[tuple[InversionDistance, ...], Field(min_length=1)]
+
+
+__all__ = ["EffectsRecord", "FeatureKind", "InversionDistance"]

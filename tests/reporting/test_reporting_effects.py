@@ -1,0 +1,76 @@
+"""Causal effects: table, CSV, drawing and the part of the page."""
+
+from __future__ import annotations
+
+import csv
+import math
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from analysis_records import make_effects
+from deconfound.errors import InputError
+from deconfound.records import EffectsRecord, Mean
+from deconfound.reporting.analyses import analysis_files, analysis_table
+from deconfound.reporting.effects import effects_csv
+from deconfound.reporting.page import render
+from pages import EVIL, Page
+
+
+def printed(record, width=80):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    with console.file:
+        console.print(analysis_table(record))
+        return console.export_text()
+
+
+def test_the_page_says_every_number(evaluations):
+    page = Page(render(evaluations[:1], analyses=[make_effects(), make_effects(seed=8)]))
+    assert page.open == []
+    words = page.text.replace("\xa0", " ")
+    for part in (
+        "Causal effects: small (pgd-at), seed 7",
+        "linf 0.1, pgd-20, n = 360, seed 7",
+        "J = 0.051; |g(Z) - Z| = 7.260 [7.210, 7.320]; mean (g(Z) - Z)² = 0.103",
+        "counterfactual causal, F + h(g(Z)) 90.0 % [85.0, 95.0] 0.500",
+        "defence 0.6 [0.3, 0.9] 0.6 [0.3, 0.9] 513.3 [389.9, 636.7]",
+    ):
+        assert part in words, part
+
+
+def test_markup_stays_text(evaluations):
+    fields = dict.fromkeys(("model", "model_digest", "defence", "data", "data_digest"), EVIL)
+    base = make_effects()
+    kinds = tuple(one.model_copy(update={"name": EVIL}) for one in base.kinds)
+    distances = tuple(one.model_copy(update={"network": EVIL}) for one in base.distances)
+    evil = base.model_copy(update=fields | {"kinds": kinds, "distances": distances, "game": {EVIL: EVIL}})
+    page = Page(render(evaluations[:1], analyses=[evil]))
+    assert page.open == []
+    assert len(page.all("script")) == 1
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    printed(evil)
+    analysis_files(evil)
+
+
+def test_files_csv_and_table():
+    record = make_effects(model="=1+1")
+    files = analysis_files(record)
+    assert set(files) == {"effects.csv", "effects.svg"}
+    assert ElementTree.fromstring(files["effects.svg"]).tag.endswith("svg")
+    rows = list(csv.DictReader(effects_csv(record).splitlines()))
+    assert [row["what"] for row in rows][3:] == ["adversarial_causal", "base network", "defence network"]
+    assert {row["model"] for row in rows} == {"'=1+1"}
+    assert (rows[0]["p+0"], rows[0]["kl1000_clean"], rows[4]["kl1000_adversarial"]) == ("0.7", "", "513.3")
+    assert max(map(len, printed(record).splitlines())) <= 80
+    assert "513.3" in printed(record)
+
+
+def test_odd_records(evaluations):
+    nan = Mean(value=math.nan, interval=(math.nan, math.nan))
+    record = make_effects(distance=nan, moment=math.nan, class_names=("one",))
+    assert "n/a" in printed(record)
+    assert Page(render(evaluations[:1], analyses=[record])).open == []
+    assert EffectsRecord.from_json(make_effects().to_json()) == make_effects()
+    with pytest.raises(InputError, match="schema_version: got 99"):
+        EffectsRecord.from_json(make_effects().model_copy(update={"schema_version": 99}).to_json())
