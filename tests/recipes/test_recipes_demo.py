@@ -23,10 +23,10 @@ def _short(monkeypatch):
         return train(name, changes=changes | few, **settings)
 
     monkeypatch.setattr(job, "train", short)
-    monkeypatch.setattr(job, "Target", functools.partial(Target, n=30))
+    monkeypatch.setattr(job, "Target", functools.partial(Target, n=16))
 
 
-def test_from_end_to_end_and_again(tmp_path):
+def test_from_end_to_end_and_again(tmp_path, monkeypatch):
     out = tmp_path / "demo"
     found = job.demo(out)
     assert {path.name for path in out.iterdir()} == {"runs", "results.json", "report.html"}
@@ -48,8 +48,9 @@ def test_from_end_to_end_and_again(tmp_path):
         job.demo(out)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
+    monkeypatch.setattr(job, "STORY", job.STORY[:2])  # the others would be the same for longer
     again = job.demo(out, overwrite=True)
-    assert [r.model_digest for r in again.evaluations] == [r.model_digest for r in found.evaluations]
+    assert [r.model_digest for r in again.evaluations] == [r.model_digest for r in found.evaluations[:2]]
 
 
 def test_an_interrupted_demo_can_be_replaced(tmp_path, monkeypatch):
