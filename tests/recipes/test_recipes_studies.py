@@ -212,6 +212,27 @@ class TestInterruptions:
 
 
 class TestAdoption:
+    def test_several_runs_share_a_stage(self, tmp_path):
+        runs = [
+            {"recipe": "standard", "judge": False},
+            {"recipe": "help", "stages": {"standard": "standard"}},
+            {"recipe": "help", "label": "again", "stages": {"standard": "standard"}, "set": {"objective.gamma": 0}},
+        ]
+        out = tmp_path / "out"
+        told = Told()
+        found = study(ONE | {"runs": runs}, out=out, only=["help"], monitor=told)
+        assert "help-0: builds on standard-0, which is not finished; passed over" in told.messages
+        assert found.record is None
+        found = study(ONE | {"runs": runs}, out=out)
+        assert not list(out.glob("*/stages"))
+        assert [run.folder for run in found.record.runs] == ["standard-0", "help-0", "again-0"]
+        assert [len(run.results) for run in found.record.runs] == [0, 1, 1]
+        uses = [TrainingRecord.read(out / name / "record.json").stages["standard"] for name in ("help-0", "again-0")]
+        assert uses[0].model_digest == uses[1].model_digest
+        assert str(tmp_path) not in found.record.to_json()
+        assert found.record.runs[1].settings["stages"] == {"standard": "a finished run"}
+        assert study(ONE | {"runs": runs}, out=out).record.runs == found.record.runs  # nothing is trained again
+
     def test_a_run_of_the_same_recipe_is_taken_as_it_is(self, finished, tmp_path):
         changes = [f"{key}={value}" for key, value in TINY.items()]
         train("standard", data="digits", out=tmp_path / "standard-0", changes=["seed=0", *changes])
@@ -304,6 +325,19 @@ def judging(kind="deterministic", **judgement):
         (run(control="trades"), r"study: runs\[1\]: control: got 'trades'; expected another run"),
         (run(control="standard", seeds=[5]), "control: got 'standard'; expected a run with a seed in common; it has 0"),
         (run(control="standard", data="shapes"), "control: got 'standard'; expected a run on the same data, shapes"),
+        (
+            run(stages={"base": "pgd"}),
+            "stages.base: got 'pgd'; expected a run that stands before it: standard",
+        ),
+        (run(stages={"base": "trades"}), "stages.base: got 'trades'; expected a run that stands before it: standard"),
+        (
+            run(stages={"base": "standard"}, seeds=[0, 5]),
+            "got 'standard'; .* a run with the same seeds; .* seed 5",
+        ),
+        (run(stages={"base": "standard"}, data="shapes"), "got 'standard'; expected a run on the same data, shapes"),
+        (run(stages={"base": "standard"}), r"tiny: runs\[1\]: stages: got 'base'; expected no stage: trades builds on"),
+        (run(set={"stages.base": "x"}), r"runs\[1\]: set: got 'stages.base'; expected the key stages of the run"),
+        (run(control="standard", judge=False), "control: got 'standard'; expected runs that are judged"),
         (judging(suite="quik"), r"study: judge.deterministic\[0\]: suite: got 'quik'; .*did you mean 'quick'"),
         (judging(suite="quick", n=0), r"study: judge.deterministic\[0\]: n: got 0; expected at least 1"),
         (judging(suite="quick", budget="vast"), r"judge.deterministic\[0\]: budget: got 'vast'"),
@@ -357,8 +391,12 @@ _FAMILY = {"mnist": "mnist", "fashion": "fashion", "cifar10": "cifar", "cifar10-
 
 def test_seeds_of_the_mnist_study(tmp_path):
     runs = study_plan.planned(study_file.read("mnist"), tmp_path)
-    three = {"standard", "pgd-at", "trades", "causaladv-m", "causaladv-t"}
+    three = {"standard", "pgd-at", "trades", "causaladv-m", "causaladv-t", "amr-gmm"}
+    three |= {f"{kind}/{host}" for kind in ("cafe", "fair") for host in ("adv", "trades", "mart", "awp", "help")}
     assert {run.name for run in runs if run.seed == 2} == three
+    shared = next(run for run in runs if (run.name, run.seed) == ("cafe/trades", 2))
+    assert shared.grounds == (tmp_path / "pgd-at-2", tmp_path / "amr-gmm-2")
+    assert {run.name for run in runs if not run.judgements} == {"amr-gmm"}
     assert all(run.changes["precision"] == "bf16-mixed" for run in runs)
 
 

@@ -26,7 +26,7 @@ KINDS = ("deterministic", "stochastic", "all")
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._/-]*", re.ASCII)
 # What a run entry says in words of its own.
-_OWN_KEYS = {"seed": "seeds", "data": "data", "recipe": "recipe"}
+_OWN_KEYS = {"seed": "seeds", "data": "data", "recipe": "recipe", "stages": "stages"}
 _Made = TypeVar("_Made", bound=Settings)
 
 
@@ -83,6 +83,8 @@ class Entry(Settings):
     """A method of a study: a recipe (name or file) with changes, trained with every seed.
 
     ``label`` names it where its recipe does not; ``control`` is the name of the method that it is tested against.
+    ``stages`` says which earlier method of the study, with the same seed, is taken for a stage that the recipe builds
+    on, so that several share one. ``judge`` false: it is trained for others to build on, and not judged.
     """
 
     recipe: str
@@ -91,6 +93,8 @@ class Entry(Settings):
     control: str | None = None
     data: str | None = None
     set: dict[str, Any] = {}
+    stages: dict[str, str] = {}
+    judge: bool = True
 
     @property
     def name(self) -> str:
@@ -201,13 +205,18 @@ def _check_entries(study: Study, where: str) -> None:
         require(len(set(seeds)) == len(seeds), f"{here}: seeds", list(seeds), "every seed once")
         for place_of_set, changes in ((where, study.set), (here, entry.set)):
             for key in changes:
-                rule = f"the key {_OWN_KEYS.get(key)} of the run"
-                require(key not in _OWN_KEYS, f"{place_of_set}: set", key, rule)
+                own = "stages" if key.startswith("stages.") and key.count(".") == 1 else key  # not stages.amr.epochs
+                rule = f"the key {_OWN_KEYS.get(own)} of the run"
+                require(own not in _OWN_KEYS, f"{place_of_set}: set", key, rule)
     _check_names(study, where)
     known = {entry.name: entry for entry in study.runs}
     for place, entry in enumerate(study.runs):
+        here = f"{where}: runs[{place}]"
         if entry.control is not None:
-            _check_control(study, entry, known, f"{where}: runs[{place}]: control")
+            _check_control(study, entry, known, f"{here}: control")
+        earlier = {one.name: one for one in study.runs[:place]}
+        for stage, name in entry.stages.items():
+            _check_stage(study, entry, earlier, name, f"{here}: stages.{stage}")
 
 
 def _check_names(study: Study, where: str) -> None:
@@ -232,6 +241,18 @@ def _check_control(study: Study, entry: Entry, known: Mapping[str, Entry], where
     theirs = study.seeds_of(control)
     shared = any(seed in theirs for seed in study.seeds_of(entry))
     require(shared, where, entry.control, f"a run with a seed in common; it has {', '.join(map(str, theirs))}")
+    require(control.judge and entry.judge, where, entry.control, "runs that are judged")
+
+
+def _check_stage(study: Study, entry: Entry, earlier: Mapping[str, Entry], name: str, where: str) -> None:
+    if name not in earlier:
+        rule = f"a run that stands before it: {', '.join(earlier) or 'there is none'}"
+        raise InputError(where, name, rule)
+    other = earlier[name]
+    same = (entry.data or study.data) == (other.data or study.data)
+    require(same, where, name, f"a run on the same data, {entry.data or study.data}")
+    lacking = [seed for seed in study.seeds_of(entry) if seed not in study.seeds_of(other)]
+    require(not lacking, where, name, f"a run with the same seeds; it has no seed {', '.join(map(str, lacking))}")
 
 
 def judgements_of(study: Study, kind: str) -> tuple[Judgement, ...]:

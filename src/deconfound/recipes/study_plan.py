@@ -30,8 +30,9 @@ class Planned:
     Attributes:
         name: of the method.
         recipe: a name or a file.
-        changes: nested, the study's and the run's own, and the seed.
+        changes: nested, the study's and the run's own, the seed, and the folders of its stages.
         path: the run's folder.
+        grounds: folders of the runs that it builds on.
         stochastic: whether its network predicts at random.
     """
 
@@ -44,6 +45,7 @@ class Planned:
     judgements: tuple[Judgement, ...]
     path: Path
     stochastic: bool
+    grounds: tuple[Path, ...] = ()
 
     @property
     def folder(self) -> RunFolder:
@@ -76,14 +78,17 @@ def planned(study: Study, out: Path, data: str | None = None) -> tuple[Planned, 
 def _planned(study: Study, entry: Entry, seed: int, out: Path, data: str | None) -> Planned:
     name = entry.data or study.data
     place = moved(name, data) if data is not None and base_of(name) == base_of(study.data) else name
-    changes = merged(parse_changes(study.set), parse_changes(entry.set), {"seed": seed})
+    stages = {stage: out / folder_of(other, seed) for stage, other in entry.stages.items()}
+    given = {"stages": {stage: str(path) for stage, path in stages.items()}} if stages else {}
+    changes = merged(parse_changes(study.set), parse_changes(entry.set), {"seed": seed}, given)
     spec = read_spec(entry.recipe)
     family = changes.get("family") or spec.get("family") or "generic"  # another one is known once there are data
     draft = resolve(spec, data=place, family=family, changes=changes)
     stochastic = draft.sampler is not None or is_stochastic(draft.objective)
     kind = "stochastic" if stochastic else "deterministic"
-    judgements = judgements_of(study, kind)
-    require(len(judgements) > 0, f"judge.{kind}", [], f"a judgement for {entry.name}, which predicts so")
+    judgements = judgements_of(study, kind) if entry.judge else ()
+    rule = f"a judgement for {entry.name}, which predicts so"
+    require(len(judgements) > 0 or not entry.judge, f"judge.{kind}", [], rule)
     for judgement in judgements:
         rule = "rand (or adaptive): the network predicts at random, and these attacks would climb single draws of it"
         require(not (stochastic and judgement.suite in DETERMINISTIC), "judge: suite", judgement.suite, rule)
@@ -97,6 +102,7 @@ def _planned(study: Study, entry: Entry, seed: int, out: Path, data: str | None)
         judgements=judgements,
         path=out / folder_of(entry.name, seed),
         stochastic=stochastic,
+        grounds=tuple(stages.values()),
     )
 
 

@@ -11,6 +11,7 @@ from deconfound.data.naming import without_place
 from deconfound.functional.statistics import wilson_interval
 from deconfound.recipes.machine import commit, describe
 from deconfound.recipes.pairing import adjusted, same_attacks, tested
+from deconfound.recipes.schema import GIVEN
 from deconfound.recipes.study_file import Judgement, Study
 from deconfound.recipes.study_plan import Planned, Status
 from deconfound.records import (
@@ -94,7 +95,7 @@ def run_of(run: Planned, training: TrainingRecord, results: Iterable[StudyResult
         control=run.control,
         data=training.data,
         data_digest=training.data_digest,
-        settings={key: value for key, value in training.recipe.items() if key != "data"},
+        settings=_settings(training),
         recipe_digest=training.recipe_digest,
         epochs_run=training.epochs_run,
         selected_epoch=training.selected_epoch,
@@ -106,6 +107,13 @@ def run_of(run: Planned, training: TrainingRecord, results: Iterable[StudyResult
         machine=training.machine,
         results=tuple(results),
     )
+
+
+def _settings(training: TrainingRecord) -> dict[str, Any]:
+    """The recipe without the places of data and of finished runs."""
+    found = {key: value for key, value in training.recipe.items() if key != "data"}
+    stages = found.get("stages") or {}
+    return found | {"stages": {name: GIVEN if isinstance(how, str) else how for name, how in stages.items()}}
 
 
 def result(judgement: Judgement, record: EvaluationRecord) -> StudyResult:

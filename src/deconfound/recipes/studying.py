@@ -19,7 +19,7 @@ from deconfound.recipes.targets import Target, evaluate_target
 from deconfound.recipes.training import train
 from deconfound.records import StudyRecord
 from deconfound.reporting import csv_table, render
-from deconfound.store import held, write_text
+from deconfound.store import RunFolder, held, write_text
 
 PARTS = ("all", "train", "judge", "table")
 FILES = ("study.json", "study.csv", "report.html")
@@ -110,6 +110,9 @@ def _worked(runs: Sequence[Planned], part: str, device: str, monitor: Monitor | 
                 _say(monitor, f"{run.path.name}: {other} works on it, passed over")
                 continue
             if part != "judge" and trained(run) != "done":
+                if missing := [path.name for path in run.grounds if not RunFolder(path).record.is_file()]:
+                    _say(monitor, f"{run.path.name}: builds on {missing[0]}, which is not finished; passed over")
+                    continue
                 failures += _trained(run, device, monitor)
             if part != "train" and trained(run) == "done":
                 for judgement in run.judgements:
