@@ -139,7 +139,8 @@ def test_guards_nest():
     assert (modes(model), flags(model)) == before
 
 
-def test_full_float32_is_put_back():
+def test_full_float32_is_put_back(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     torch.set_float32_matmul_precision("high")
     try:
         with full_float32():
