@@ -1,8 +1,13 @@
-"""What tests of the report's page share: a parser that insists on closed tags, and a string that wants to be code."""
+"""What tests of the report share: a parser that insists on closed tags, a string that wants to be code, a terminal."""
 
 from __future__ import annotations
 
+import io
 from html.parser import HTMLParser
+
+from rich.console import Console
+
+from deconfound.reporting.analyses import analysis_table
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}"
 VOID = {"meta", "img", "br", "link", "input", "hr", "rect", "use", "path"}
@@ -42,3 +47,15 @@ class Page(HTMLParser):
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
+
+
+def printed(renderable, width=80):
+    """What a terminal of this width shows, as plain text."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(renderable)
+    return console.export_text()
+
+
+def printed_analysis(record, width=80):
+    """What the command shows of an analysis."""
+    return printed(analysis_table(record), width)

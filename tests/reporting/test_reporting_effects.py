@@ -7,22 +7,14 @@ import math
 from xml.etree import ElementTree
 
 import pytest
-from rich.console import Console
 
 from analysis_records import make_effects
 from deconfound.errors import InputError
 from deconfound.records import EffectsRecord, Mean
-from deconfound.reporting.analyses import analysis_files, analysis_table
+from deconfound.reporting.analyses import analysis_files
 from deconfound.reporting.effects import effects_csv
 from deconfound.reporting.page import render
-from pages import EVIL, Page
-
-
-def printed(record, width=80):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    with console.file:
-        console.print(analysis_table(record))
-        return console.export_text()
+from pages import EVIL, Page, printed_analysis
 
 
 def test_the_page_says_every_number(evaluations):
@@ -49,7 +41,7 @@ def test_markup_stays_text(evaluations):
     assert page.open == []
     assert len(page.all("script")) == 1
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
-    printed(evil)
+    printed_analysis(evil)
     analysis_files(evil)
 
 
@@ -62,14 +54,14 @@ def test_files_csv_and_table():
     assert [row["what"] for row in rows][3:] == ["adversarial_causal", "base network", "defence network"]
     assert {row["model"] for row in rows} == {"'=1+1"}
     assert (rows[0]["p+0"], rows[0]["kl1000_clean"], rows[4]["kl1000_adversarial"]) == ("0.7", "", "513.3")
-    assert max(map(len, printed(record).splitlines())) <= 80
-    assert "513.3" in printed(record)
+    assert max(map(len, printed_analysis(record).splitlines())) <= 80
+    assert "513.3" in printed_analysis(record)
 
 
 def test_odd_records(evaluations):
     nan = Mean(value=math.nan, interval=(math.nan, math.nan))
     record = make_effects(distance=nan, moment=math.nan, class_names=("one",))
-    assert "n/a" in printed(record)
+    assert "n/a" in printed_analysis(record)
     assert Page(render(evaluations[:1], analyses=[record])).open == []
     assert EffectsRecord.from_json(make_effects().to_json()) == make_effects()
     with pytest.raises(InputError, match="schema_version: got 99"):

@@ -8,16 +8,15 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from rich.console import Console
 
 from analysis_records import make_exposure
 from deconfound.errors import InputError
 from deconfound.records import ExposureRecord, Mean
-from deconfound.reporting.analyses import analysis_files, analysis_table
+from deconfound.reporting.analyses import analysis_files
 from deconfound.reporting.exposure import exposure_csv
 from deconfound.reporting.page import PICTURE_BUDGET, png_size, render
 from deconfound.reporting.picture_grid import grid_figure
-from pages import EVIL, Page
+from pages import EVIL, Page, printed_analysis
 
 
 @pytest.fixture(scope="session")
@@ -28,13 +27,6 @@ def exposure(make):
         return make_exposure(make["picture"](0, size).clean_png, looks, **changes)
 
     return made
-
-
-def printed(record, width=80):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    with console.file:
-        console.print(analysis_table(record))
-        return console.export_text()
 
 
 def test_the_page_says_every_number(evaluations, exposure):
@@ -69,7 +61,7 @@ def test_markup_stays_text(evaluations, exposure):
     assert len(page.all("script")) == 1
     assert "unreadable picture" in page.text
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
-    printed(evil)
+    printed_analysis(evil)
     analysis_files(evil)
 
 
@@ -89,15 +81,15 @@ def test_files_csv_and_table(exposure):
     rows = list(csv.DictReader(exposure_csv(record).splitlines()))
     assert [row["look"] for row in rows] == ["all", *map(str, range(1, 10))]
     assert {row["model"] for row in rows} == {"'=1+1"}
-    assert max(map(len, printed(record).splitlines())) <= 80
-    assert "0.120 [0.110, 0.130]" in printed(record)
+    assert max(map(len, printed_analysis(record).splitlines())) <= 80
+    assert "0.120 [0.110, 0.130]" in printed_analysis(record)
 
 
 def test_odd_records(evaluations, exposure):
     nan = Mean(value=math.nan, interval=(math.nan, math.nan))
     record = exposure(0, spread=nan, raw_spread=nan, class_names=("one",))
     assert set(analysis_files(record)) == {"exposure.csv", "exposure.svg"}
-    assert "n/a" in printed(record)
+    assert "n/a" in printed_analysis(record)
     assert Page(render(evaluations[:1], analyses=[record])).open == []
     assert ExposureRecord.from_json(exposure().to_json()) == exposure()
     with pytest.raises(InputError, match="schema_version: got 99"):

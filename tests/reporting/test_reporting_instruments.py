@@ -7,33 +7,27 @@ import math
 from xml.etree import ElementTree
 
 import pytest
-from rich.console import Console
 
 from analysis_records import estimate, make_instruments
 from deconfound.errors import InputError
 from deconfound.records import InstrumentsRecord
-from deconfound.reporting.analyses import analysis_files, analysis_table
+from deconfound.reporting.analyses import analysis_files
 from deconfound.reporting.instruments import findings, instruments_csv
 from deconfound.reporting.page import render
-from pages import EVIL, Page
-
-
-def printed(record, width=80):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    with console.file:
-        console.print(analysis_table(record))
-        return console.export_text()
+from pages import EVIL, Page, printed_analysis
 
 
 def test_a_weak_instrument_is_called_weak_everywhere(evaluations):
     weak, strong = make_instruments(), make_instruments(f=(55.4, 12.0))
-    assert "4.2 WEAK" in printed(weak)
-    assert "The instrument is weak: joint first-stage F 4.2 (below 10 alone: T2)" in " ".join(printed(weak).split())
+    assert "4.2 WEAK" in printed_analysis(weak)
+    assert "The instrument is weak: joint first-stage F 4.2 (below 10 alone: T2)" in " ".join(
+        printed_analysis(weak).split()
+    )
     page = render(evaluations[:1], analyses=[weak])
     assert "WEAK" in page
     assert '<div class="warning">The instrument is weak' in page
     assert '"weak": true' in weak.to_json()
-    assert "weak" not in printed(strong).lower()
+    assert "weak" not in printed_analysis(strong).lower()
     assert "The instrument is strong" in render(evaluations[:1], analyses=[strong])
 
 
@@ -73,12 +67,12 @@ def test_markup_stays_text(evaluations):
     assert page.open == []
     assert len(page.all("script")) == 1
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
-    printed(evil)
+    printed_analysis(evil)
     analysis_files(evil)
 
 
 def test_the_table_fits_the_screen():
-    assert max(map(len, printed(make_instruments(layer="l" * 90)).splitlines())) <= 80
+    assert max(map(len, printed_analysis(make_instruments(layer="l" * 90)).splitlines())) <= 80
 
 
 def test_files_and_csv():
@@ -99,7 +93,7 @@ def test_odd_numbers_are_drawn(evaluations):
     assert base.weak
     assert InstrumentsRecord.from_json(make_instruments().to_json()) == make_instruments()
     analysis_files(record)
-    assert "nan" in printed(record)
+    assert "nan" in printed_analysis(record)
     assert Page(render(evaluations[:1], analyses=[record])).open == []
     with pytest.raises(InputError, match="schema_version: got 99"):
         InstrumentsRecord.from_json(make_instruments().model_copy(update={"schema_version": 99}).to_json())

@@ -7,15 +7,14 @@ import math
 import re
 
 import pytest
-from rich.console import Console
 
 from analysis_records import make_pictures
 from deconfound.errors import InputError
 from deconfound.records import PicturesRecord
-from deconfound.reporting.analyses import analysis_files, analysis_table
+from deconfound.reporting.analyses import analysis_files
 from deconfound.reporting.page import render
 from deconfound.reporting.pictures import pictures_csv
-from pages import EVIL, Page
+from pages import EVIL, Page, printed_analysis
 
 
 @pytest.fixture(scope="session")
@@ -26,13 +25,6 @@ def pictures(make):
         return make_pictures(make["picture"](0, size).clean_png, images, **changes)
 
     return made
-
-
-def printed(record, width=80):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    with console.file:
-        console.print(analysis_table(record))
-        return console.export_text()
 
 
 def test_the_page_shows_every_picture_with_words(evaluations, pictures):
@@ -67,7 +59,7 @@ def test_markup_stays_text(evaluations, pictures):
     assert len(page.all("script")) == 1
     assert "unreadable picture" in page.text
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
-    printed(evil)
+    printed_analysis(evil)
     analysis_files(evil)
 
 
@@ -75,8 +67,8 @@ def test_any_number_of_kinds_and_no_saliency(evaluations, pictures):
     base = pictures(kinds=("natural", "adversarial", "causal", "counterfactual"))
     bare = tuple(image.model_copy(update={"saliency": None, "adversarial_saliency": None}) for image in base.images)
     record = base.model_copy(update={"images": bare, "integration": {}})
-    assert "counterfactual" in printed(record)
-    assert "Integrated" not in printed(record)
+    assert "counterfactual" in printed_analysis(record)
+    assert "Integrated" not in printed_analysis(record)
     page = Page(render(evaluations[:1], analyses=[record]))
     assert len(page.all("img")) - 3 * len(evaluations[0].gallery) == 2 * 6
     assert "Saliency:" not in page.text
@@ -99,14 +91,14 @@ def test_files_csv_and_table(pictures):
     ]
     assert {row["model"] for row in rows} == {"'=1+1"}
     assert {row["saliency_error"] for row in rows} == {"0.01"}
-    assert max(map(len, printed(record).splitlines())) <= 80
+    assert max(map(len, printed_analysis(record).splitlines())) <= 80
 
 
 def test_odd_records(evaluations, pictures):
     base = pictures(1, class_names=("one",))
     odd = base.images[0].features[0].model_copy(update={"cosine": math.nan, "prediction": -1, "decoded": -1})
     record = base.model_copy(update={"images": (base.images[0].model_copy(update={"features": (odd,)}),)})
-    assert "nan" in printed(record)
+    assert "nan" in printed_analysis(record)
     assert "none" in Page(render(evaluations[:1], analyses=[record])).text
     analysis_files(record)
     assert PicturesRecord.from_json(base.to_json()) == base

@@ -8,7 +8,6 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from rich.console import Console
 
 from analysis_records import intervention, make_reliance, reliance_point, share
 from deconfound.errors import InputError
@@ -16,16 +15,9 @@ from deconfound.records import Accuracy, RelianceRecord
 from deconfound.reporting.analyses import analysis_files, analysis_table
 from deconfound.reporting.page import render
 from deconfound.reporting.reliance import reliance_csv, side_by_side_table
-from pages import EVIL, Page
+from pages import EVIL, Page, printed
 
 SWEEP = (0.1, 0.5, 0.9, 0.99)
-
-
-def printed(renderable, width=80):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    with console.file:
-        console.print(renderable)
-        return console.export_text()
 
 
 def articles(source):

@@ -9,7 +9,6 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from rich.console import Console
 
 from deconfound.errors import InputError
 from deconfound.records import (
@@ -20,12 +19,12 @@ from deconfound.records import (
     StyleRecord,
     Threat,
 )
-from deconfound.reporting.analyses import SHOWN, analysis_files, analysis_table
+from deconfound.reporting.analyses import SHOWN, analysis_files
 from deconfound.reporting.figures import svg
 from deconfound.reporting.page import PICTURE_BUDGET, png_size, render
 from deconfound.reporting.style_figure import neighbours_figure, readers_figure
 from deconfound.reporting.style_rows import small, style_csv
-from pages import EVIL, Page
+from pages import EVIL, Page, printed_analysis
 from style_records import make_style, reader
 
 CODES = "a\x1b[31mred\x07\x00"
@@ -134,14 +133,8 @@ class TestThePage:
 
 
 class TestTheTable:
-    def printed(self, record, width=80):
-        console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-        with console.file:
-            console.print(analysis_table(record))
-            return console.export_text()
-
     def test_it_fits_80_columns_and_says_everything(self, style):
-        text = self.printed(style())
+        text = printed_analysis(style())
         assert max(map(len, text.splitlines())) <= 80
         words = " ".join(text.split())
         for part in ("small (causaladv-m): digits[test] (10 classes), linf 0.1", "pgd-20", "n = 360", "seed 7",
@@ -150,7 +143,7 @@ class TestTheTable:
             assert part in words, part
 
     def test_names_carry_no_codes_into_the_terminal(self, style):
-        text = self.printed(style(model=CODES, notes=(CODES,), data="[bold]x[/bold]"))
+        text = printed_analysis(style(model=CODES, notes=(CODES,), data="[bold]x[/bold]"))
         assert "\x1b" not in text
         assert "\x07" not in text
         assert "[bold]x[/bold]" in text
