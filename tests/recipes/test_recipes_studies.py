@@ -157,6 +157,35 @@ class TestWork:
         assert found.record.tests == ()
 
 
+class TestTransfer:
+    SPEC = ONE | {
+        "judge": {"all": [{"suite": "pgd-2", "n": 30, "separate": True, "transfer": ["standard", "pgd-at"]}]},
+        "runs": [{"recipe": "pgd-at"}, {"recipe": "standard", "seeds": [1, 0]}, {"recipe": "mixup", "seeds": [0, 1]}],
+    }
+
+    def test_each_source_is_a_column_of_the_others(self, finished, tmp_path):
+        for name in ("pgd-at-0", "standard-0", "standard-1"):
+            shutil.copytree(finished[1] / name, tmp_path / name, ignore=lambda *_: ["quick-10.json", "pgd-2-30.json"])
+        found = study(self.SPEC, out=tmp_path).record
+        columns = {run.folder: [one.name for one in run.results[0].columns if "transfer" in one.name]
+                   for run in found.runs}  # fmt: skip
+        assert columns == {
+            "pgd-at-0": ["transfer from standard-0"],
+            "standard-0": ["transfer from pgd-at-0"],
+            "standard-1": ["transfer from pgd-at-0"],  # of the first seed, where that method has no other
+            "mixup-0": ["transfer from standard-0", "transfer from pgd-at-0"],
+            "mixup-1": ["transfer from standard-1", "transfer from pgd-at-0"],
+        }
+        assert (tmp_path / "mixup-1" / "pgd-2-separate-transfer-30.json").is_file()
+
+    def test_a_judgement_waits_for_its_sources(self, tmp_path):
+        told = Told()
+        found = study(self.SPEC, out=tmp_path, only=["mixup"], seeds=[0], monitor=told)
+        line = "mixup-0: pgd-2-separate-transfer-30 takes images of standard-0, which is not finished; left"
+        assert line in told.messages
+        assert str(found.status[3]) == "mixup-0: training done, pgd-2-separate-transfer-30 left"
+
+
 class TestInterruptions:
     def test_a_stopped_training_goes_on_to_the_same_bytes(self, finished, tmp_path):
         class Impatient(Told):
@@ -343,6 +372,11 @@ def judging(kind="deterministic", **judgement):
         (judging(suite="quick", budget="vast"), r"judge.deterministic\[0\]: budget: got 'vast'"),
         (judging(suite="quick", eps="8/255x"), r"judge.deterministic\[0\]: eps: got '8/255x'"),
         (judging(suite="quick", norm="l7"), r"judge.deterministic\[0\]: norm: got 'l7'"),
+        (judging(suite="quick", transfer=["standart"]), r"deterministic\[0\].transfer: got 'standart'; .*'standard'"),
+        (
+            run(data="shapes") | {"judge": {"all": [{"suite": "quick", "transfer": ["trades"]}]}},
+            "transfer: got 'trades'; expected a run on the study's data, digits",
+        ),
         (judging(suite="quick", steps=7), r"judge.deterministic\[0\] key: got 'steps'"),
         (bad(judge={"deterministic": [{"suite": "quick"}], "all": [{"suite": "quick"}]}), "every judgement once"),
         (judging("stochastic", suite="rand"), r"runs\[0\]: judge.deterministic: got \[\]; .* for standard"),

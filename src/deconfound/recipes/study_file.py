@@ -34,6 +34,8 @@ class Judgement(Settings):
     """How a run is judged: the options of ``deconfound evaluate`` that change what is found.
 
     ``n`` null: all test images, for a random model those of the budget. ``norm`` and ``eps`` null: as trained.
+    ``transfer`` names methods of the study whose adversarial images are tried too (``--transfer-from``): those of the
+    same seed, or of the first seed of a method that was not trained with it. No run is a source for itself.
     """
 
     suite: str
@@ -45,6 +47,7 @@ class Judgement(Settings):
     eps: Radius | None = None
     loops: Annotated[int, Field(ge=1)] | None = None
     separate: bool = False
+    transfer: tuple[str, ...] = ()
 
     @field_validator("suite")
     @classmethod
@@ -76,7 +79,8 @@ class Judgement(Settings):
         ('adaptive-500', 'rand-demo-loops1')
         """
         loops = "" if self.loops is None else f"-loops{self.loops}"
-        return f"{self.question}{loops}{'' if self.n is None else f'-{self.n}'}"
+        transfer = "-transfer" if self.transfer else ""
+        return f"{self.question}{loops}{transfer}{'' if self.n is None else f'-{self.n}'}"
 
 
 class Entry(Settings):
@@ -217,6 +221,16 @@ def _check_entries(study: Study, where: str) -> None:
         earlier = {one.name: one for one in study.runs[:place]}
         for stage, name in entry.stages.items():
             _check_stage(study, entry, earlier, name, f"{here}: stages.{stage}")
+    for kind, found in study.judge.items():
+        for i, judgement in enumerate(found):
+            for name in judgement.transfer:
+                _check_source(study, known, name, f"{where}: judge.{kind}[{i}].transfer")
+
+
+def _check_source(study: Study, known: Mapping[str, Entry], name: str, where: str) -> None:
+    if name not in known:
+        raise unknown_name(where, name, known)
+    require(known[name].data in (None, study.data), where, name, f"a run on the study's data, {study.data}")
 
 
 def _check_names(study: Study, where: str) -> None:

@@ -33,6 +33,7 @@ class Planned:
         changes: nested, the study's and the run's own, the seed, and the folders of its stages.
         path: the run's folder.
         grounds: folders of the runs that it builds on.
+        sources: folders of the runs whose adversarial images a judgement tries, by method.
         stochastic: whether its network predicts at random.
     """
 
@@ -46,6 +47,7 @@ class Planned:
     path: Path
     stochastic: bool
     grounds: tuple[Path, ...] = ()
+    sources: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def folder(self) -> RunFolder:
@@ -55,6 +57,10 @@ class Planned:
     def record(self, judgement: Judgement) -> Path:
         """The file of a judgement."""
         return self.path / f"{judgement.name}.json"
+
+    def sources_of(self, judgement: Judgement) -> tuple[Path, ...]:
+        """The runs whose adversarial images a judgement tries; this one is none of them."""
+        return tuple(self.sources[name] for name in judgement.transfer if name != self.name)
 
 
 def planned(study: Study, out: Path, data: str | None = None) -> tuple[Planned, ...]:
@@ -103,7 +109,15 @@ def _planned(study: Study, entry: Entry, seed: int, out: Path, data: str | None)
         path=out / folder_of(entry.name, seed),
         stochastic=stochastic,
         grounds=tuple(stages.values()),
+        sources=_sources(study, judgements, seed, out),
     )
+
+
+def _sources(study: Study, judgements: Iterable[Judgement], seed: int, out: Path) -> dict[str, Path]:
+    """Where the runs lie whose adversarial images are tried on a run of this seed."""
+    known = {entry.name: study.seeds_of(entry) for entry in study.runs}
+    names = {name for judgement in judgements for name in judgement.transfer}
+    return {name: out / folder_of(name, seed if seed in known[name] else known[name][0]) for name in names}
 
 
 def selected(runs: Iterable[Planned], only: Iterable[str] = (), seeds: Iterable[int] = ()) -> tuple[Planned, ...]:

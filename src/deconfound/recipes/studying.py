@@ -152,6 +152,10 @@ def _trained(run: Planned, device: str, monitor: Monitor | None) -> list[str]:
 def _judge(run: Planned, judgement: Judgement, device: str, monitor: Monitor | None) -> None:
     if judged(run, judgement) == "done":
         return
+    sources = run.sources_of(judgement)
+    if missing := [path.name for path in sources if not RunFolder(path).record.is_file()]:
+        _say(monitor, f"{run.path.name}: {judgement.name} takes images of {missing[0]}, which is not finished; left")
+        return
     _say(monitor, f"{run.path.name}: {judgement.name}")
     target = Target(
         target=str(run.path),
@@ -161,6 +165,7 @@ def _judge(run: Planned, judgement: Judgement, device: str, monitor: Monitor | N
         n=judgement.n,
         sample=judgement.sample,
         device=device,
+        transfer_from=tuple(map(str, sources)),
     )
     judging = Judging(
         suite=judgement.suite,
