@@ -13,7 +13,7 @@ from deconfound.attacks.suites import Suite
 from deconfound.core.protocols import StochasticClassifier
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
-from deconfound.core.types import Progress
+from deconfound.core.types import Batch, Progress
 from deconfound.errors import InputError
 from deconfound.models.ciiv import CiiV
 from deconfound.models.ciiv_surrogates import SampledSurrogate
@@ -96,6 +96,22 @@ class TestSettings:
         objective = build_objective(build_model(raw, 10, (1, 16, 16)), raw)
         assert objective.climbed is objective.model
 
+    @pytest.mark.parametrize("gradient", ["expected", "wide", "raw"])
+    def test_the_inner_attack_may_look_less_often(self, gradient):
+        found = recipe(
+            "ciiv+pgd-at", "digits", "digits", f"objective.gradient={gradient}", "objective.attack_loops=2", "steps=2"
+        )
+        objective = build_objective(build_model(found, 10, (1, 16, 16)), found)
+        looking = objective.climbed if gradient == "raw" else objective.climbed.model
+        assert (looking.sampling.loops, objective.model.sampling.loops) == (2, 9)
+        assert looking.inner is objective.model.inner
+        batch = Batch(images=torch.rand(3, 1, 16, 16), labels=torch.tensor([0, 1, 2]), index=torch.arange(3))
+        assert len(looking.views(batch.images, Streams(0, batch.index))[1]) == 2
+        adversarial = objective.craft(batch, _at(0, 1), Streams(0, batch.index))
+        assert not torch.equal(adversarial, batch.images)
+        objective.loss(batch, adversarial, _at(0, 1), Streams(0, batch.index)).total.backward()
+        assert all(weight.grad is not None for weight in objective.model.parameters())
+
     @pytest.mark.parametrize(
         ("name", "changes", "line"),
         [
@@ -109,6 +125,12 @@ class TestSettings:
             ("ciiv", ["image_size=3"], r"size: got \(3, 3\); expected .* of at least 4 pixels"),
             ("ciiv", ["objective.distance=l1"], "objective.distance: got 'l1'"),
             ("ciiv+pgd-at", ["objective.attack=fgsm"], "steps: got 10; expected 1 for the attack fgsm"),
+            ("ciiv+pgd-at", ["objective.attack_loops=0"], "objective.attack_loops: got 0; expected at least 1"),
+            (
+                "ciiv+pgd-at",
+                ["objective.attack_loops=12"],
+                "objective.attack_loops: got 12; expected at most 9 with centres=grid",
+            ),
             ("ciiv", ["model=toys:tiny_net", "model_options.layer=0"], "model: got"),
         ],
     )

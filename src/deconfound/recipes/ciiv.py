@@ -73,11 +73,13 @@ class CiiVSettings(ObjectiveSettings):
 class CiiVAdversarialSettings(CiiVSettings):
     """Also the inner attack, and the gradient it climbs: with the expected slope (surrogate A), or the raw one.
 
-    ``wide`` has the slope at saturated pixels too.
+    ``wide`` has the slope at saturated pixels too. ``attack_loops`` is how often the model looks while it is attacked,
+    null for as often as it predicts: the attack is most of what a step costs, and the authors' looks once.
     """
 
     attack: Literal["pgd", "fgsm", "fgsm-rs"] = "pgd"
     gradient: Literal["expected", "wide", "raw"] = "expected"
+    attack_loops: Annotated[int, Field(ge=1)] | None = None
 
 
 def sampled_network(recipe: Recipe, classes: int, shape: tuple[int, int, int], settings: SamplerSettings) -> nn.Module:
@@ -99,13 +101,30 @@ def ciiv_at(model: nn.Module, recipe: Recipe) -> Objective:
     """Training on adversarial images."""
     settings = recipe.objective
     assert isinstance(settings, CiiVAdversarialSettings)
-    loss, climbed = _loss(model, recipe), None
-    if settings.gradient != "raw":
-        rule = "raw for a network that is not models.CiiV: the slope is that of its sampler"
-        require(isinstance(model, CiiV), "objective.gradient", settings.gradient, rule)
-        assert isinstance(model, CiiV)
-        climbed = SampledSurrogate(model, wide=settings.gradient == "wide")
-    return CiiVAdversarialTraining(model, _attack(settings.attack, recipe), climbed, loss, recipe.eps_warmup)
+    climbed = _climbed(model, settings)
+    return CiiVAdversarialTraining(
+        model, _attack(settings.attack, recipe), climbed, _loss(model, recipe), recipe.eps_warmup
+    )
+
+
+def _climbed(model: nn.Module, settings: CiiVAdversarialSettings) -> nn.Module:
+    """What the inner attack climbs: the model or its surrogate A, with as many views as are asked for."""
+    loops, raw = settings.attack_loops, settings.gradient == "raw"
+    if raw and loops is None:
+        return model
+    field, value, usual = ("attack_loops", loops, "null") if raw else ("gradient", settings.gradient, "raw")
+    rule = f"{usual} for a network that is not models.CiiV, which has the sampler"
+    require(isinstance(model, CiiV), f"objective.{field}", value, rule)
+    assert isinstance(model, CiiV)
+    looking = model if loops is None else _looking(model, loops)
+    return looking if raw else SampledSurrogate(looking, wide=settings.gradient == "wide")
+
+
+def _looking(model: CiiV, loops: int) -> CiiV:
+    try:
+        return model.with_loops(loops)
+    except InputError as error:
+        raise InputError("objective.attack_loops", error.value, error.rule) from None
 
 
 def _attack(kind: str, recipe: Recipe) -> Attack:
