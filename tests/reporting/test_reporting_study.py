@@ -155,6 +155,38 @@ def test_a_study_without_controls_is_one_table(record):
     assert len(study_grids(alone)) == 1
 
 
+def column(name, accuracy, group="alone"):
+    interval = (accuracy - 0.05, accuracy + 0.05)
+    return ColumnResult(name=name, group=group, threat="linf 0.3", n=100, accuracy=accuracy, interval=interval)
+
+
+def test_attackers_by_themselves_stand_side_by_side(record):
+    asked = {"question": "adaptive-separate", "judgement": "adaptive-separate-100", "n": 100}
+    union = column("all of them", 0.2, "union")
+    few = result(0.4, **asked, columns=(column("apgd-ce", 0.41), column("own|one", 0.4), union))
+    many = [column("apgd-ce", 0.61), column("square", 0.7), column("transfer from x-0", 0.8, "transfer"), union]
+    looks = asked | {"judgement": "adaptive-separate-loops1-100"}
+    more = result(0.2, **looks, columns=(*many, column("blur", 0.9, "beyond")))
+    runs = (run("old", 0, few), run("new", 0, more), run("new", 1, result(0.5)))
+    grid = study_grids(record.model_copy(update={"runs": runs, "tests": ()}))[-1]
+    assert grid.headings == ("attacker", "old", "new, seed 0")
+    assert grid.rows == (
+        ("clean", "98.0 %", "98.0 %"),
+        ("apgd-ce", "41.0 %", "61.0 %"),
+        ("square", "-", "70.0 %"),
+        ("transfer from x-0", "-", "80.0 %"),
+        ("own|one", "40.0 %", "-"),
+        ("all together", "20.0 %", "20.0 %"),
+    )
+    assert "n 100; no 95 % interval of these is wider than 10.0 points" in grid.caption
+    assert grid.remarks == ("adaptive-separate-100: old", "adaptive-separate-loops1-100: new")
+    assert "| own\\|one | 40.0 % | - |" in grid.markdown()
+
+
+def test_a_union_alone_is_no_table_of_attackers(record):
+    assert len(study_grids(record)) == 2  # that of the suite unseen stands beside its accuracy
+
+
 def test_rows_of_numbers(record):
     rows = list(csv.DictReader(io.StringIO(csv_table(record))))
     assert len(rows) == 6  # five results and a column

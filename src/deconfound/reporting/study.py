@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from rich.console import Group
 from rich.table import Table
@@ -11,8 +10,10 @@ from rich.text import Text
 
 from deconfound.records import StudyDifference, StudyMean, StudyRecord, StudyResult, StudyRun, StudyTest
 from deconfound.reporting.comparison import p_text, points
+from deconfound.reporting.grid import Grid
 from deconfound.reporting.plain import plain_table
 from deconfound.reporting.strength import deviation_text
+from deconfound.reporting.study_columns import attacker_grids
 from deconfound.reporting.text import clean, interval, listing, percent, threat_text, verdict_text
 
 DAGGER = "†"
@@ -26,23 +27,14 @@ _FACTS: tuple[Callable[[StudyResult], str], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Grid:
-    """A table of words: a caption, headings, rows as long as they are, and remarks below."""
-
-    caption: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    remarks: tuple[str, ...] = ()
-
-
 def study_grids(record: StudyRecord) -> list[Grid]:
-    """The tables of a study: accuracies, differences to controls where there are any.
+    """The tables of a study: accuracies, differences to controls and attackers by themselves where there are any.
 
     Args:
         record: of the study.
     """
-    return [accuracy_grid(record), *([difference_grid(record)] if record.tests else [])]
+    differences = [difference_grid(record)] if record.tests else []
+    return [accuracy_grid(record), *differences, *attacker_grids(record)]
 
 
 def accuracy_grid(record: StudyRecord) -> Grid:
@@ -179,15 +171,7 @@ def _difference_row(over: StudyDifference) -> tuple[str, ...]:
 
 def markdown_table(record: StudyRecord) -> str:
     """The tables of a study as Markdown, for documents that must not be typed by hand."""
-    return "\n\n".join(_markdown(grid) for grid in study_grids(record)) + "\n"
-
-
-def _markdown(grid: Grid) -> str:
-    def line(cells: Iterable[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-    table = [line(grid.headings), line("---" for _ in grid.headings), *(line(row) for row in grid.rows)]
-    return "\n".join([f"{grid.caption}.", "", *table, *(f"\n{remark}." for remark in grid.remarks)])
+    return "\n\n".join(grid.markdown() for grid in study_grids(record)) + "\n"
 
 
 def study_view(record: StudyRecord) -> Group:
