@@ -6,6 +6,7 @@ in the library, the commands with their options, the masking checks with their t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -25,8 +26,10 @@ from deconfound.recipes.analysing import KINDS as ANALYSES
 from deconfound.recipes.listing import listing
 from deconfound.recipes.resolve import about, family_radii, file_of, resolve
 from deconfound.recipes.resolve import names as recipes
-from deconfound.records import show_radius
+from deconfound.records import Machine, StudyRecord, show_radius
+from deconfound.reporting import markdown_table
 
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 MARK = re.compile(r"^<!-- generated: (?P<kind>[\w-]+) ?(?P<words>.*?) -->$", re.MULTILINE)
 # What a browser loads by itself; links that a reader may follow are none of these.
 FETCHED = re.compile(
@@ -170,9 +173,52 @@ def _remaining(_: str) -> str:
     return "\n\n".join(f"### {name}\n\n{about(name)}\n\n{_recipe(file_of(name))}" for name in missing)
 
 
+def _study(name: str) -> str:
+    """The tables of a committed study, and where and how long it ran."""
+    record = StudyRecord.read(RESULTS / f"{name}.json")
+    judged = sum(one.seconds for run in record.runs for one in run.results)
+    hours = f"{sum(run.seconds for run in record.runs) / 3600:.1f} hours of training, {judged / 3600:.1f} of judging"
+    seen = _where(record.machine)
+    source = f"`benchmarks/results/{name}.json`, commit `{record.commit[:12] or 'unknown'}`"
+    return f"{markdown_table(record)}\n{hours} ({seen}). Source: {source}."
+
+
+def _where(machine: Machine) -> str:
+    versions = ", ".join(
+        f"{name} {machine.versions[name]}" for name in ("torch", "deconfound") if name in machine.versions
+    )
+    return f"{machine.processor}, {machine.threads} thread{'s' * (machine.threads != 1)}, {versions}"
+
+
+def _benchmark(name: str) -> str:
+    """The figures of a committed benchmark: one row for whatever has seconds."""
+    found = json.loads((RESULTS / f"{name}.json").read_text())
+    rows = [
+        (what, f"{facts['median_seconds']:.3g} s", f"{facts['ratio_to_peer']:.2f}")
+        for what, facts in _timed(found["figures"], ())
+    ]
+    if not rows:
+        raise ValueError(f"{name}.json has nothing with a median and a ratio")
+    where = _where(Machine(**found["machine"]))
+    return (
+        f"{table(('what', 'median', 'ratio to the peer'), rows)}\n\n{where}. Source: `benchmarks/results/{name}.json`."
+    )
+
+
+def _timed(figures: Mapping[str, Any], path: tuple[str, ...]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Everything below that has a median and a ratio, by its path."""
+    rows = []
+    for key, inside in figures.items():
+        if isinstance(inside, Mapping):
+            timed = {"median_seconds", "ratio_to_peer"} <= inside.keys()
+            rows += [(", ".join((*path, key)), inside)] if timed else _timed(inside, (*path, key))
+    return rows
+
+
 MAKERS: Mapping[str, Callable[[str], str]] = {
     "about": about,
     "analyses": _analyses,
+    "benchmark": _benchmark,
     "budgets": _budgets,
     "checks": _checks,
     "commands": _commands,
@@ -181,5 +227,6 @@ MAKERS: Mapping[str, Callable[[str], str]] = {
     "radii": _radii,
     "recipe": _recipe,
     "remaining": _remaining,
+    "study": _study,
     "suites": _suites,
 }
