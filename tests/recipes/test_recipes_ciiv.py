@@ -243,6 +243,14 @@ class TestJudging:
         self.evaluate(run, tmp_path, n=6, suite="rand")
         assert {loops for loops, _ in seen} == {3}
 
+    def test_an_attacker_that_does_not_know_of_the_randomness(self, run, tmp_path):
+        one = self.evaluate(run, tmp_path, n=6, suite="pgd-2", loops=1, draws=1)
+        assert one.attacks[0].settings["draws"] == 1
+        usual = self.evaluate(run, tmp_path, n=6, suite="pgd-2")
+        assert usual.attacks[0].settings["draws"] == budget("demo").draws
+        with pytest.raises(InputError, match=r"^draws: got 0; expected a whole number of at least 1, or None"):
+            Judging(draws=0)
+
     def test_loops_of_a_model_that_has_none(self):
         source = ToySource(4)
         with pytest.raises(InputError, match=r"^loops: got 1; expected None for a network"):

@@ -377,6 +377,7 @@ def judging(kind="deterministic", **judgement):
             run(data="shapes") | {"judge": {"all": [{"suite": "quick", "transfer": ["trades"]}]}},
             "transfer: got 'trades'; expected a run on the study's data, digits",
         ),
+        (judging(suite="rand", draws=0), r"judge.deterministic\[0\]: draws: got 0; expected at least 1"),
         (judging(suite="quick", steps=7), r"judge.deterministic\[0\] key: got 'steps'"),
         (bad(judge={"deterministic": [{"suite": "quick"}], "all": [{"suite": "quick"}]}), "every judgement once"),
         (judging("stochastic", suite="rand"), r"runs\[0\]: judge.deterministic: got \[\]; .* for standard"),
@@ -529,6 +530,21 @@ def test_families_are_questions(tmp_path, by_hand):
     two = tables(both, study_plan.planned(both, tmp_path))
     assert [test for test in two.tests if test.question == "adaptive"] == list(one.tests)
     assert len(two.tests) == 4
+
+
+def test_the_same_question_asked_with_other_loops_and_draws(tmp_path, by_hand):
+    """The first is tested against the control; the other stands beside it, in no mean and no test of the first."""
+    one = tables(*by_hand)
+    for name in STATES:
+        shutil.copy(tmp_path / name / "adaptive.json", tmp_path / name / "adaptive-loops1-draws1.json")
+    asked = [{"suite": "adaptive"}, {"suite": "adaptive", "loops": 1, "draws": 1}]
+    both = study_file.read(DEFINITION | {"judge": {"all": asked}})
+    two = tables(both, study_plan.planned(both, tmp_path))
+    assert two.tests == one.tests
+    assert two.differences == one.differences
+    assert [m for m in two.means if m.question == "adaptive"] == list(one.means)
+    answers = [(result.question, result.judgement) for result in two.runs[0].results]
+    assert answers == [("adaptive", "adaptive"), ("adaptive-loops1-draws1", "adaptive-loops1-draws1")]
 
 
 def test_the_same_images_only(tmp_path, by_hand):

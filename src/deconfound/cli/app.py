@@ -184,6 +184,7 @@ def evaluate(
     loops: Annotated[
         int | None, typer.Option(metavar="L", help="Views of what attacks climb, for ciiv; by default all.")
     ] = None,
+    draws: Annotated[int | None, typer.Option(metavar="R", help="Of each gradient of a random model [20].")] = None,
     separate: Annotated[
         bool, typer.Option("--separate", help="Every attack by itself on all images, as a column; not with fast.")
     ] = False,
@@ -233,6 +234,7 @@ def evaluate(
             audit_min=audit_min,
             audit_share=audit_share,
             loops=loops,
+            draws=draws,
             separate=separate,
         )
         compute = Compute(devices=devices_of(devices), num_nodes=num_nodes, accelerator=accelerator_of(device))

@@ -56,6 +56,8 @@ class Judging:
         audit_min, audit_share: how many survivors the suite ``fast`` audits at least, and which share of them.
         loops: attacks climb the model with so many views, where it takes several (CiiV); its judge keeps its own. None
             for as many as it predicts with. Attacks on declared surrogates keep those.
+        draws: of each gradient on a random model (EOT); None for the budget's. One is what an attack climbs that does
+            not know that the model is random.
         separate: every attack of the suite by itself on all images that are right when clean, as a column, and one more
             for each source of transfer; the robust accuracy is what all of them leave.
     """
@@ -72,6 +74,7 @@ class Judging:
     audit_min: int = 100
     audit_share: float = 0.1
     loops: int | None = None
+    draws: int | None = None
     separate: bool = False
 
     def __post_init__(self) -> None:
@@ -81,13 +84,15 @@ class Judging:
         require(size is None or size >= 1, "batch_size", size, "a whole number of at least 1, or None")
         if self.precision not in get_args(Precision):
             raise unknown_name("precision", str(self.precision), get_args(Precision))
+        require(self.draws is None or self.draws >= 1, "draws", self.draws, "a whole number of at least 1, or None")
         require(self.audit_min >= 1, "audit_min", self.audit_min, "a whole number of at least 1")
         require(0 < self.audit_share <= 1, "audit_share", self.audit_share, "a share above 0 and at most 1")
 
     @property
     def spent(self) -> Budget:
-        """The budget."""
-        return budget(self.budget)
+        """The budget, with the draws that were asked for."""
+        found = budget(self.budget)
+        return found if self.draws is None else replace(found, draws=self.draws)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +232,7 @@ def _within_budget(subject: Subject, judging: Judging) -> Subject:
 
 
 def _draws(judging: Judging, ready: Prepared) -> int:
-    return min(PROBE_DRAWS, judging.spent.draws) if ready.stochastic else 1
+    return min(PROBE_DRAWS, budget(judging.budget).draws) if ready.stochastic else 1
 
 
 def _probe(threat: ThreatModel, draws: int) -> PGD:
@@ -278,7 +283,7 @@ def evaluate(
             with ``separate``, as columns.
         monitor: shows progress.
         judging: fields of ``Judging``: suite, budget, seed, batch_size, precision, compile, checks, curve, gallery,
-            audit_min, audit_share, loops, separate.
+            audit_min, audit_share, loops, draws, separate.
 
     Returns:
         A record with ``robust_accuracy``, ``clean_accuracy``, intervals, ``verdict`` and ``outcomes``.

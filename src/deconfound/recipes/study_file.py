@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
@@ -46,6 +46,7 @@ class Judgement(Settings):
     norm: Annotated[Norm, BeforeValidator(parse_norm)] | None = None
     eps: Radius | None = None
     loops: Annotated[int, Field(ge=1)] | None = None
+    draws: Annotated[int, Field(ge=1)] | None = None
     separate: bool = False
     transfer: tuple[str, ...] = ()
 
@@ -78,9 +79,9 @@ class Judgement(Settings):
         >>> Judgement(suite="adaptive", n=500).name, Judgement(suite="rand", budget="demo", loops=1).name
         ('adaptive-500', 'rand-demo-loops1')
         """
-        loops = "" if self.loops is None else f"-loops{self.loops}"
-        transfer = "-transfer" if self.transfer else ""
-        return f"{self.question}{loops}{transfer}{'' if self.n is None else f'-{self.n}'}"
+        words = [f"{key}{count}" for key, count in (("loops", self.loops), ("draws", self.draws)) if count is not None]
+        words += ["transfer"] if self.transfer else []
+        return "-".join([self.question, *words, *([] if self.n is None else [str(self.n)])])
 
 
 class Entry(Settings):
@@ -272,6 +273,21 @@ def _check_stage(study: Study, entry: Entry, earlier: Mapping[str, Entry], name:
 def judgements_of(study: Study, kind: str) -> tuple[Judgement, ...]:
     """Those of a kind of model, and those of all."""
     return (*study.judge.get(kind, ()), *study.judge.get("all", ()))  # type: ignore[call-overload]
+
+
+def questions_of(judgements: Iterable[Judgement]) -> dict[str, str]:
+    """What each judgement, by its name, answers in tables and tests.
+
+    Of several that ask the same with other loops or draws the first does; the others stand under names of their own.
+
+    >>> questions_of([Judgement(suite="rand", n=9), Judgement(suite="rand", n=9, loops=1)])
+    {'rand-9': 'rand', 'rand-loops1-9': 'rand-loops1-9'}
+    """
+    found: dict[str, str] = {}
+    for judgement in judgements:
+        taken = judgement.question in found.values()
+        found[judgement.name] = judgement.name if taken else judgement.question
+    return found
 
 
 def folder_of(name: str, seed: int) -> str:

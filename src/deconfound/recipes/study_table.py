@@ -12,7 +12,7 @@ from deconfound.functional.statistics import wilson_interval
 from deconfound.recipes.machine import commit, describe
 from deconfound.recipes.pairing import adjusted, same_attacks, tested
 from deconfound.recipes.schema import GIVEN
-from deconfound.recipes.study_file import Judgement, Study
+from deconfound.recipes.study_file import Judgement, Study, questions_of
 from deconfound.recipes.study_plan import Planned, Status
 from deconfound.records import (
     Accuracy,
@@ -53,11 +53,11 @@ def collected(study: Study, runs: Sequence[Planned], status: Sequence[Status], f
         if not run.folder.record.is_file():
             continue
         training = TrainingRecord.read(run.folder.record)
-        results = []
+        results, asked = [], questions_of(run.judgements)
         for judgement in run.judgements:
             if run.record(judgement).is_file():
                 evaluation = EvaluationRecord.read(run.record(judgement))
-                results.append(result(judgement, evaluation))
+                results.append(result(judgement, evaluation, asked[judgement.name]))
                 evaluations.append(evaluation.model_copy(update={"outcomes": ()}))
         trainings.append(training)
         found.append(run_of(run, training, results))
@@ -116,12 +116,12 @@ def _settings(training: TrainingRecord) -> dict[str, Any]:
     return found | {"stages": {name: GIVEN if isinstance(how, str) else how for name, how in stages.items()}}
 
 
-def result(judgement: Judgement, record: EvaluationRecord) -> StudyResult:
-    """One evaluation without its examples."""
+def result(judgement: Judgement, record: EvaluationRecord, question: str | None = None) -> StudyResult:
+    """One evaluation without its examples; it answers the judgement's question where none is given."""
     failed = tuple(check for check in record.verdict.checks if check.passed is False)
     return StudyResult(
         judgement=judgement.name,
-        question=judgement.question,
+        question=question or judgement.question,
         suite=record.suite,
         budget=record.budget,
         threat=record.threat,
@@ -197,8 +197,10 @@ def tests_of(runs: Sequence[Planned]) -> list[StudyTest]:
 
 def _shared(run: Planned, control: Planned) -> list[tuple[Judgement, Judgement]]:
     """The judgements of the two that ask the same, and are done; the n may differ, then the shared images count."""
-    pairs = []
+    pairs, asked = [], questions_of(run.judgements)
     for mine in run.judgements:
+        if asked[mine.name] != mine.question:
+            continue
         alike = [theirs for theirs in control.judgements if theirs.question == mine.question]
         alike.sort(key=lambda theirs: theirs.name != mine.name)
         done = [theirs for theirs in alike if control.record(theirs).is_file()]

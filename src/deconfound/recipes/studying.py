@@ -172,6 +172,7 @@ def _judge(run: Planned, judgement: Judgement, device: str, monitor: Monitor | N
         budget=judgement.budget,
         seed=judgement.seed,
         loops=judgement.loops,
+        draws=judgement.draws,
         separate=judgement.separate,
         gallery=0,  # the pages of single evaluations have pictures; here they would say the same again for every run
     )
