@@ -238,7 +238,7 @@ class TestJudging:
         record = self.evaluate(run, tmp_path, n=6, suite="rand", loops=1)
         assert {loops for loops, climbed in seen if climbed} == {1}
         assert {loops for loops, climbed in seen if not climbed} >= {3}
-        assert record.surrogate == "the model with 1 of its views"
+        assert record.surrogate == "the model with 1 of its views, its network in float32, folded"
         seen.clear()
         self.evaluate(run, tmp_path, n=6, suite="rand")
         assert {loops for loops, _ in seen} == {3}

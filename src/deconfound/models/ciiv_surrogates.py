@@ -144,11 +144,12 @@ class ViewedLoss:
 _LOSSES = {"ce": ViewedLoss(), "margin": ViewedLoss("margin")}
 
 
-def declared(model: CiiV) -> tuple[DeclaredAttack, ...]:
+def declared(model: CiiV, featured: CiiV | None = None) -> tuple[DeclaredAttack, ...]:
     """The adaptive attacks on a network: B, which is cheap, first, then A with EOT over the draws.
 
     Both climb CE and the margin, with exact and with wide slopes; B also CE + 0.1 R, where there are views to compare.
     Steps and draws are the budget's. Square and SPSA on averaged losses are part of every suite for random models.
+    ``featured`` is climbed where R is needed, in place of a model that has logits alone.
     """
     made: list[tuple[str, nn.Module, ViewedLoss]] = []
     for letter, kind in (("b", ExpectedSurrogate), ("a", SampledSurrogate)):
@@ -156,5 +157,7 @@ def declared(model: CiiV) -> tuple[DeclaredAttack, ...]:
             surrogate = kind(model, wide=wide)
             made += [(f"{letter}{suffix}-{name}", surrogate, loss) for name, loss in _LOSSES.items()]
     if model.sampling.loops > 1:
-        made.insert(2 * len(_LOSSES), ("b-consistency", ExpectedSurrogate(model), ViewedLoss(weight=CONSISTENCY)))
+        made.insert(
+            2 * len(_LOSSES), ("b-consistency", ExpectedSurrogate(featured or model), ViewedLoss(weight=CONSISTENCY))
+        )
     return tuple(DeclaredAttack(name=f"ciiv-{name}", surrogate=over, loss=loss) for name, over, loss in made)

@@ -16,6 +16,7 @@ from deconfound.attacks.suites import Setting, Suite, apart, suite
 from deconfound.core.protocols import (
     Classifier,
     Crew,
+    DeclaresSurrogates,
     ImageSource,
     Journal,
     Judge,
@@ -29,7 +30,7 @@ from deconfound.data.families import family_of
 from deconfound.errors import require, unknown_name
 from deconfound.evaluation import Majority, Probes, Provenance
 from deconfound.evaluation import evaluate as judge_model
-from deconfound.models.fast import Precision
+from deconfound.models.fast import ITSELF, Precision
 from deconfound.recipes import declaring, machine
 from deconfound.recipes.preparing import Prepared, classes_of, prepare
 from deconfound.recipes.resolve import family_radii
@@ -139,9 +140,10 @@ def run(
     model, images = subject.model, subject.images
     compiler = "inductor" if judging.compile else None
     ready = prepare(model, images, subject.labels, subject.index, judging.precision, judging.batch_size, compiler)
+    declares = ready.surrogate if isinstance(ready.surrogate, DeclaresSurrogates) else model
     if judging.loops is not None:
-        ready = _with_loops(ready, model, judging.loops)
-    plan = planned(judging, subject, ready)
+        ready = _with_loops(ready, judging.loops, model)
+    plan = planned(judging, subject, ready, declares)
     return judge_model(
         model,
         images,
@@ -170,21 +172,22 @@ def run(
     )
 
 
-def _with_loops(ready: Prepared, model: nn.Module, loops: int) -> Prepared:
-    """The model with another number of views is what attacks climb."""
+def _with_loops(ready: Prepared, loops: int, model: nn.Module) -> Prepared:
+    climbed = ready.surrogate or model
     rule = "None for a network that does not look several times"
-    require(isinstance(model, Looping), "loops", loops, rule)
-    assert isinstance(model, Looping)
-    return replace(ready, surrogate=model.with_loops(loops).eval(), rung=f"the model with {loops} of its views")
+    require(isinstance(climbed, Looping), "loops", loops, rule)
+    assert isinstance(climbed, Looping)
+    own = "" if ready.rung == ITSELF else f", {ready.rung}"
+    return replace(ready, surrogate=climbed.with_loops(loops).eval(), rung=f"the model with {loops} of its views{own}")
 
 
-def planned(judging: Judging, subject: Subject, ready: Prepared) -> Suite:
-    """The suite for this model.
+def planned(judging: Judging, subject: Subject, ready: Prepared, declares: nn.Module) -> Suite:
+    """The suite for this model; ``declares`` is the model, or a double of it that declares the same attacks.
 
     Raises:
         InputError: no such suite, or one that does not fit the model.
     """
-    declared = (*declaring.of_model(subject.model), *subject.declared) if judging.suite == "adaptive" else ()
+    declared = (*declaring.of_model(declares), *subject.declared) if judging.suite == "adaptive" else ()
     setting = Setting(
         threat=subject.threat,
         classes=ready.classes or 10,

@@ -15,6 +15,8 @@ from deconfound.core.guards import evaluating, randomness_kept
 from deconfound.core.protocols import ImageSource, StochasticClassifier
 from deconfound.core.streams import Streams
 from deconfound.errors import InputError
+from deconfound.models.ciiv import CiiV
+from deconfound.models.ciiv_hastened import hastened
 from deconfound.models.fast import ITSELF, FastSurrogate, Precision, fast_surrogate
 from deconfound.models.footprint import batch_size_within, memory_bound
 
@@ -74,7 +76,9 @@ def prepare(
     if classes == 0 or not good or int(truth.max()) >= classes:
         return Prepared(classes, stochastic, None, ITSELF, (), batch_size or 1)
     made = FastSurrogate(model, ITSELF)
-    if not stochastic:
+    if isinstance(model, CiiV):
+        made = hastened(model, sample, truth, precision=precision, compiler=compiler)
+    elif not stochastic:
         made = fast_surrogate(model, sample, truth, precision=precision, compiler=compiler)
     climbed = None if made.classifier is model else made.classifier
     size = batch_size or _batch_size(climbed or model, sample, stochastic)
