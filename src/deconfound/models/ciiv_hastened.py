@@ -55,7 +55,7 @@ class _LogitsAlone(nn.Module):
         return logits
 
     def features(self, rows: Tensor) -> Tensor:
-        return self(rows)  # type: ignore[no-any-return]
+        return self.forward(rows)
 
     def head(self, features: Tensor) -> Tensor:
         return features
