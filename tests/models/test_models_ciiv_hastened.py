@@ -11,6 +11,8 @@ from deconfound.core.streams import Streams
 from deconfound.models import CiiV, Sampling
 from deconfound.models.ciiv_hastened import HastenedCiiV, hastened
 from deconfound.models.fast import ITSELF
+from deconfound.models.sampler import Sampler
+from deconfound.models.sampler_compiled import CompiledSampler
 
 IMAGES, LABELS = torch.rand(6, 1, 32, 32, generator=torch.Generator().manual_seed(1)), torch.arange(6)
 
@@ -77,6 +79,49 @@ def test_the_models_weights_are_left_alone(pair):
     assert not {id(p) for p in model.parameters()} & {id(p) for p in found.classifier.parameters()}
     assert all(p.dtype == torch.float32 and p.requires_grad for p in model.parameters())
     assert not any(p.requires_grad for p in found.classifier.parameters())
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("centres", ["grid", "cells", "random"])
+def test_a_compiled_sampler_draws_the_same_views(version, centres):
+    """Through the tracer alone, without a machine's compiler: same numbers, same views, same slopes."""
+    settings = Sampling(version=version, loops=4, amplitude=0.8, centres=centres)
+    plain, program = Sampler(settings, (32, 32)), CompiledSampler(settings, (32, 32), "eager")
+    images = torch.rand(11, settings.channels(1) if version == "v2" else 1, 32, 32)  # one program holds eight
+    streams = Streams(3, range(11))
+    for slope in ("none", "expected", "wide", "raw"):
+        found = []
+        for sampler in (plain, program):
+            moved = images.clone().requires_grad_(slope != "none")
+            views, exposure = sampler(moved, streams, slope)
+            weight = torch.linspace(-1, 1, views.numel()).view_as(views)
+            slopes = torch.autograd.grad((views * weight).sum(), moved)[0] if slope != "none" else torch.zeros(1)
+            found.append((views.detach(), exposure, slopes))
+        for one, other in zip(*found, strict=True):
+            assert one.shape == other.shape
+            assert torch.allclose(one, other, atol=2e-3)
+            assert (one - other).abs().mean() < 1e-5
+
+
+def test_a_compiled_double(monkeypatch):
+    model, _ = made()
+    found = hastened(model, IMAGES, LABELS, precision="bf16", compiler="eager")
+    assert found.rung.endswith("sampler compiled")
+    assert isinstance(found.classifier.with_loops(2).sampler, CompiledSampler)
+    plain = hastened(model, IMAGES, LABELS, precision="bf16").classifier
+    streams = Streams(1, range(6))
+    assert torch.allclose(plain.draw(IMAGES, streams, 2), found.classifier.draw(IMAGES, streams, 2), atol=1e-2)
+    monkeypatch.setattr(CompiledSampler, "_drawn", lambda *_: [torch.zeros(8, 3, 3, 32, 32), torch.ones(8, 3)])
+    other = hastened(model, IMAGES, LABELS, precision="bf16", compiler="eager")
+    assert not isinstance(other.classifier.sampler, CompiledSampler)
+    assert other.notes[-1].startswith("sampler not compiled: views differ by 0.")
+
+
+def test_a_compiler_that_is_not_there_is_a_note():
+    model, _ = made()
+    found = hastened(model, IMAGES, LABELS, precision="bf16", compiler="no-such-backend")
+    assert not isinstance(found.classifier.sampler, CompiledSampler)
+    assert found.notes[-1].startswith("sampler not compiled: ")
 
 
 class Twofold(nn.Module):

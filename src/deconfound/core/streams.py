@@ -50,6 +50,11 @@ class Streams:
         return self._keys.shape[0]
 
     @property
+    def keys(self) -> Tensor:
+        """One key for each example, (B,) int64, for code that hashes by itself."""
+        return self._keys
+
+    @property
     def device(self) -> torch.device:
         """Where the numbers are made."""
         return self._keys.device

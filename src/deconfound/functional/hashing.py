@@ -64,3 +64,15 @@ def bits_to_uniform_pairs(bits: Tensor) -> Tensor:
     unit = torch.finfo(torch.float32).eps
     halves = bits.view(torch.int32)
     return (halves >> 9).bitwise_and_((1 << 23) - 1).to(torch.float32).add_(0.5).mul_(unit)
+
+
+def uniform_apart(keys: Tensor, count: int) -> Tensor:
+    """The numbers of ``bits_to_uniform_pairs(random_bits(keys, ...))``, each from a hash of its own: (B, count).
+
+    Twice the hashing, and nothing that has to be kept between two steps, so that a compiler makes one loop of it.
+    """
+    unit = torch.finfo(torch.float32).eps
+    place = torch.arange(count, dtype=torch.int64, device=keys.device)
+    words = mix64(keys[:, None] + (((place >> 1) + 1) * signed(GOLDEN))[None])
+    half = (words >> (9 + 32 * (place & 1))[None]) & ((1 << 23) - 1)
+    return (half.to(torch.float32) + 0.5) * unit

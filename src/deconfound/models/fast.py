@@ -129,7 +129,7 @@ def fast_surrogate(
                 made = rung.make(replica(model), images[:2]).eval().requires_grad_(False)
                 found = probe.agreement(made)
             except Exception as error:  # foreign code in an unusual precision and layout: anything can come out of it
-                notes.append(f"{rung.name}: {_reason(error)}")
+                notes.append(f"{rung.name}: {first_line(error)}")
                 continue
             if _agrees(found, _BOUNDS[rung.dtype]):
                 accepted = FastSurrogate(made, rung.name, tuple(notes), found)
@@ -145,7 +145,7 @@ def _compiled(accepted: FastSurrogate, probe: _Probe, bounds: Agreement, compile
         made = Compiled(accepted.classifier, compiler)
         found = probe.agreement(made)
     except Exception as error:  # compilers need tools that a machine may lack, and refuse what they cannot trace
-        return replace(accepted, notes=(*accepted.notes, f"{name}: {_reason(error)}"))
+        return replace(accepted, notes=(*accepted.notes, f"{name}: {first_line(error)}"))
     if _agrees(found, bounds):
         return FastSurrogate(made, name, accepted.notes, found)
     return replace(accepted, notes=(*accepted.notes, f"{name}: {_differs(found)}"))
@@ -265,6 +265,7 @@ def _differs(found: Agreement) -> str:
     return f"logits differ by {found.logit_error:.2g}, gradient signs agree on {found.gradient_share:.1%}"
 
 
-def _reason(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error, for notes."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}"[:160] if lines else type(error).__name__

@@ -31,7 +31,7 @@ _Made = TypeVar("_Made", bound=Settings)
 
 
 class Judgement(Settings):
-    """How a run is judged: the options of ``deconfound evaluate`` that change what is found.
+    """How a run is judged: the options of ``deconfound evaluate`` that change what is found, and ``compile``.
 
     ``n`` null: all test images, for a random model those of the budget. ``norm`` and ``eps`` null: as trained.
     ``transfer`` names methods of the study whose adversarial images are tried too (``--transfer-from``): those of the
@@ -48,6 +48,7 @@ class Judgement(Settings):
     loops: Annotated[int, Field(ge=1)] | None = None
     draws: Annotated[int, Field(ge=1)] | None = None
     separate: bool = False
+    compile: bool = False
     transfer: tuple[str, ...] = ()
 
     @field_validator("suite")

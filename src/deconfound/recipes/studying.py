@@ -173,6 +173,7 @@ def _judge(run: Planned, judgement: Judgement, device: str, monitor: Monitor | N
         seed=judgement.seed,
         loops=judgement.loops,
         draws=judgement.draws,
+        compile=judgement.compile,
         separate=judgement.separate,
         gallery=0,  # the pages of single evaluations have pictures; here they would say the same again for every run
     )
