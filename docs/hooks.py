@@ -6,6 +6,7 @@ in the library, the commands with their options, the masking checks with their t
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -136,11 +137,11 @@ def _commands(_: str) -> str:
     for name, command in root.commands.items():
         text = (command.help or "").replace("Example:", "\n\nExample:")
         rows = [(f"`{_spelled(p)}`", _described(p)) for p in command.params if p.name != "help"]
-        sections.append(f"## {name}\n\n{_examples(text)}\n\n{table(('option', 'meaning'), rows)}")
+        sections.append(f"## {name}\n\n{_spaced(text)}\n\n{table(('option', 'meaning'), rows)}")
     return "\n\n".join(sections)
 
 
-def _examples(text: str) -> str:
+def _spaced(text: str) -> str:
     return re.sub(r"Example: (.+)", r"    \1", " ".join(text.split(" "))).strip()
 
 
@@ -163,6 +164,17 @@ def _analyses(_: str) -> str:
     )
 
 
+def _examples(_: str) -> str:
+    """Every script beside the library: what it says of itself, and its text."""
+    sections = []
+    for script in sorted(Path(__file__).parents[1].joinpath("examples").glob("*.py")):
+        text = script.read_text()
+        about = ast.get_docstring(ast.parse(text)) or ""
+        code = "\n".join(f"    {line}".rstrip() for line in f"```python\n{text.rstrip()}\n```".splitlines())
+        sections.append(f'### {script.name}\n\n{about}\n\n??? example "examples/{script.name}"\n\n{code}')
+    return "\n\n".join(sections)
+
+
 def _remaining(_: str) -> str:
     """Recipes that no page of the methods has yet, as they lie in the library; several may lie in one file."""
     written = "".join(page.read_text() for page in Path(__file__).parent.joinpath("methods").glob("*.md"))
@@ -176,6 +188,7 @@ MAKERS: Mapping[str, Callable[[str], str]] = {
     "budgets": _budgets,
     "checks": _checks,
     "commands": _commands,
+    "examples": _examples,
     "families": _families,
     "list": _listing,
     "radii": _radii,
