@@ -177,4 +177,4 @@ def _parameters(make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 def _found(spec: str) -> Callable[..., Any]:
     found = imported(spec, "model", ", timm:NAME or torchvision:NAME")
     require(callable(found), "model", spec, "the name of something that can be called")
-    return found  # type: ignore[no-any-return]
+    return found

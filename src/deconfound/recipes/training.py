@@ -77,6 +77,8 @@ def train(
     if resolved.image_size != draft.image_size:  # of the family, which only the data told
         loaded = load_data(name, size=resolved.image_size, workers=compute.workers, parts=("train",))
     assert loaded.train is not None  # load refuses data without the part that is asked for
+    count = len(loaded.class_names)
+    require(count >= 2, "data", f"{name} with {count} class", "a data set of at least two classes")
     source = loaded.train
     ground = Ground(source=source, class_names=loaded.class_names, shape=loaded.shape, digest=source.digest())
     hooks = Hooks(monitor=monitor, checkpoint_seconds=checkpoint_seconds)
