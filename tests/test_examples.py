@@ -24,5 +24,4 @@ def test_script_runs(script, tmp_path, monkeypatch, capsys):
     finally:
         sys.modules.pop(script.stem, None)
     assert list(tmp_path.iterdir()) == []
-    shown = capsys.readouterr().out
-    assert "95 % intervals" in shown or "95 % interval" in shown
+    assert "reliable" in capsys.readouterr().out.lower()  # no accuracy without its verdict
