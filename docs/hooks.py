@@ -6,7 +6,11 @@ in the library, the commands with their options, the masking checks with their t
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import json
+=======
+import ast
+>>>>>>> book
 import re
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -139,11 +143,11 @@ def _commands(_: str) -> str:
     for name, command in root.commands.items():
         text = (command.help or "").replace("Example:", "\n\nExample:")
         rows = [(f"`{_spelled(p)}`", _described(p)) for p in command.params if p.name != "help"]
-        sections.append(f"## {name}\n\n{_examples(text)}\n\n{table(('option', 'meaning'), rows)}")
+        sections.append(f"## {name}\n\n{_spaced(text)}\n\n{table(('option', 'meaning'), rows)}")
     return "\n\n".join(sections)
 
 
-def _examples(text: str) -> str:
+def _spaced(text: str) -> str:
     return re.sub(r"Example: (.+)", r"    \1", " ".join(text.split(" "))).strip()
 
 
@@ -164,6 +168,17 @@ def _analyses(_: str) -> str:
     return table(
         ("kind", "what it answers", "needs"), [(f"`{n}`", kind.about, kind.fits) for n, kind in ANALYSES.items()]
     )
+
+
+def _examples(_: str) -> str:
+    """Every script beside the library: what it says of itself, and its text."""
+    sections = []
+    for script in sorted(Path(__file__).parents[1].joinpath("examples").glob("*.py")):
+        text = script.read_text()
+        about = ast.get_docstring(ast.parse(text)) or ""
+        code = "\n".join(f"    {line}".rstrip() for line in f"```python\n{text.rstrip()}\n```".splitlines())
+        sections.append(f'### {script.name}\n\n{about}\n\n??? example "examples/{script.name}"\n\n{code}')
+    return "\n\n".join(sections)
 
 
 def _remaining(_: str) -> str:
@@ -222,6 +237,7 @@ MAKERS: Mapping[str, Callable[[str], str]] = {
     "budgets": _budgets,
     "checks": _checks,
     "commands": _commands,
+    "examples": _examples,
     "families": _families,
     "list": _listing,
     "radii": _radii,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from deconfound.recipes.evaluating import evaluate
     from deconfound.recipes.exporting import export
     from deconfound.recipes.loading import load
+    from deconfound.recipes.reporting import write_report
     from deconfound.recipes.studying import study
     from deconfound.recipes.training import train
     from deconfound.records import Comparison, EvaluationRecord, ModelCard, StudyRecord, TrainingRecord
@@ -38,6 +39,7 @@ _HOME = {
     "load": "recipes.loading",
     "study": "recipes.studying",
     "train": "recipes.training",
+    "write_report": "recipes.reporting",
 }
 _ROOMS = ("analysis", "attacks", "data", "evaluation", "models", "objectives", "training")
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "study",
     "train",
     "training",
+    "write_report",
 ]
 
 

@@ -85,7 +85,7 @@ WRONG = [
     ((*TRAIN, "--data", "cli_data:nothing"), r"at least one image"),
     ((*TRAIN, "--data", "cli_data:only_test"), r"a data set with train images; it has test"),
     ((*TRAIN, "--data", "cli_data:broken"), r"\(RuntimeError: two\)"),
-    ((*TRAIN, "--data", "cli_data:absent"), r"has no attribute 'absent'"),
+    ((*TRAIN, "--data", "cli_data:absent"), r"data: got 'cli_data:absent'; expected one of cli_data:beyond"),
     ((*TRAIN, "--data", "no_such_module:f"), r"No module named 'no_such_module'"),
     (("evaluate", "r", "--data", "cli_data:colour"), r"images \(1, 16, 16\), as the run was trained on"),
     (("evaluate", "r", "--data", "cli_data:few_classes"), r"the classes that the run was trained on, 10 classes"),

@@ -310,7 +310,8 @@ def test_a_mix_of_tables_and_tensors(function, pixels):
         ("", "a data name"),
         ("no_such_module_:make", "no_such_module_"),
         ("json:no_such_function", "no_such_function"),
-        ("json:__version__.x", "imported"),
+        ("json:__version__.x", "one of json:__version__."),
+        ("json:load_", "did you mean 'json:load'"),
         ("x" * 5000, "expected"),
     ],
 )

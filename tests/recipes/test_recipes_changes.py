@@ -114,7 +114,7 @@ WRONG = {
     "model_options=5": ("model_options", "a mapping of keys to values"),
     "objective=trade": (
         "objective",
-        f"one of {', '.join(sorted(OBJECTIVES))} (did you mean 'trades'?)",
+        f"one of {', '.join(sorted((*OBJECTIVES, 'module:NAME')))} (did you mean 'trades'?)",
     ),
     "objective=5": ("objective", "a name, or a mapping with a name"),
     "objective=": ("objective", "a name, or a mapping with a name"),

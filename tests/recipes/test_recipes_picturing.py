@@ -39,5 +39,5 @@ def test_settings(trained, tmp_path):
         look(trained.path, steps=0)
     with pytest.raises(InputError, match=r"^layer: got 'nowhere'; expected one of"):
         look_into(look(trained.path, layer="nowhere"), out=tmp_path)
-    with pytest.raises(InputError, match=r"^steps: got 3; expected none with kind style; pictures take"):
+    with pytest.raises(InputError, match=r"^steps: got 3; expected none with kind style; it belongs to pictures"):
         look(trained.path, kind="style", steps=3)

@@ -81,7 +81,7 @@ def test_rhos_from_words():
 
 
 def test_a_setting_of_another_kind_is_refused():
-    with pytest.raises(InputError, match=r"^rho: got 'sweep'; expected none with kind style; reliance take"):
+    with pytest.raises(InputError, match=r"^rho: got 'sweep'; expected none with kind style; it belongs to reliance"):
         look("run", kind="style", rho="sweep")
 
 

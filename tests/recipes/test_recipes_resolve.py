@@ -168,7 +168,7 @@ def test_files_and_mappings(tmp_path):
         ("", "a YAML mapping of keys to values"),
         ("epochs: 1\n", f"the key recipe with one of {', '.join(names())}"),
         ("recipe: pgdat\n", "(did you mean 'pgd-at'?)"),
-        ("recipe: [1]\n", f"one of {', '.join(names())}"),
+        ("recipe: [1]\n", f"one of {', '.join(sorted((*names(), 'module:NAME')))}"),
         ("recipe: pgd-at\n1: 2\n", "a word as key"),
         ("recipe: pgd-at\nobjective.beta: 2\n", "(did you mean 'objective'?)"),
     ],

@@ -216,7 +216,7 @@ def test_data_that_cannot_be_trained_on(tmp_path, monkeypatch):
         "negative": ({"train": (pixels, labels - 1)}, "labels within 0..2"),
         "named": ({"train": (pixels, labels, ["a", "b", "c"])}, "labels within 0..2 for 3 classes"),
         "nothing": ({"train": (pixels[:0], labels[:0])}, "at least one image"),
-        "one_class": ({"train": (pixels, labels * 0)}, "classes: got 1"),
+        "one_class": ({"train": (pixels, labels * 0)}, "at least two classes"),
     }
     for name, (splits, match) in wrong.items():
         refused(tmp_path, match, data=data_module(monkeypatch, f"recipes_{name}", **splits))

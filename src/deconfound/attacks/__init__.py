@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from deconfound.attacks.fab import FAB
     from deconfound.attacks.fmn import FMN
     from deconfound.attacks.gradient import PGD
+    from deconfound.attacks.harness import Hunt
+    from deconfound.attacks.hunting import HuntingAttack
     from deconfound.attacks.in_turn import InTurn
     from deconfound.attacks.inversion import causal_inversion
     from deconfound.attacks.noise import Noise
@@ -41,6 +43,8 @@ _HOME = {
     "FGSM": "single_step",
     "FGSMRS": "single_step",
     "FMN": "fmn",
+    "Hunt": "harness",
+    "HuntingAttack": "hunting",
     "InTurn": "in_turn",
     "Noise": "noise",
     "PGD": "gradient",
@@ -68,6 +72,8 @@ __all__ = [
     "FGSM",
     "FGSMRS",
     "FMN",
+    "Hunt",
+    "HuntingAttack",
     "InTurn",
     "Noise",
     "PGD",

@@ -113,7 +113,8 @@ class APGD(HuntingAttack):
         own = {name: getattr(self, name) for name in names}
         return described("apgd", self.threat, **own, loss=name_of(self.loss), keep="first_adversarial")
 
-    def _body(self, model: Classifier, state: Hunt) -> None:
+    def body(self, model: Classifier, state: Hunt) -> None:
+        """Restart by restart; with targets, one climb for each of them."""
         for restart in range(self.restarts):
             if self.targets:
                 self._targeted(model, state, restart)

@@ -105,7 +105,8 @@ class Bridge(HuntingAttack):
         settings = {key: _plain(value) for key, value in {**known, **chosen, **self.options}.items()}
         return described("bridge", self.threat, attack=self.attack, version=library.version(), settings=settings)
 
-    def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
+    def body(self, surrogate: Classifier, hunt: Hunt) -> None:
+        """What the library's attack returns, candidate by candidate."""
         candidates = self._candidates(surrogate, hunt.points)
         while candidates and len(hunt.points):
             first, *rest = candidates
@@ -153,6 +154,16 @@ def bridge(attack: str, threat: ThreatModel, *, name: str = "", **settings: Any)
         InputError: as ``Bridge``.
     """
     return Bridge(threat, attack=attack, options=settings, name=name)
+
+
+def is_bridge(attack: str) -> bool:
+    """Whether the name of an attack begins with that of a library.
+
+    >>> is_bridge("torchattacks:PGD"), is_bridge("mine:Attack")
+    (True, False)
+    """
+    prefix = attack.partition(":")[0]
+    return _ALIASES.get(prefix, prefix) in LIBRARIES
 
 
 def members(library: str) -> tuple[str, ...]:

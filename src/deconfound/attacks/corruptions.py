@@ -73,7 +73,8 @@ class Corruption(HuntingAttack):
         with torch.autocast(pixels.device.type, enabled=False):
             return from_unit(KINDS[self.kind](pixels, streams, constant), self.threat)
 
-    def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
+    def body(self, surrogate: Classifier, hunt: Hunt) -> None:
+        """The corruption at its severity, or from the mildest to the worst."""
         chosen = range(1, SEVERITIES + 1) if self.severity == "worst" else (self.severity,)
         for severity in chosen:
             hunt.drop_fallen(self.corrupted(hunt.points, severity), ask_all=True)

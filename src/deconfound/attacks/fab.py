@@ -127,7 +127,8 @@ class FAB(NearestAttack):
         shares = {name: float(getattr(self, name)) for name in ("alpha_max", "eta", "beta")}
         return described("fab", self.threat, **own, **shares, keep="first_adversarial")
 
-    def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
+    def body(self, surrogate: Classifier, hunt: Hunt) -> None:
+        """Searches until the image is inside the radius."""
         self._search(surrogate, hunt, None)
 
     def _seek(self, surrogate: Classifier, hunt: Hunt) -> None:

@@ -29,8 +29,12 @@ class HuntingAttack(ABC):
     threat: ThreatModel
 
     @abstractmethod
-    def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
-        """Attacks ``hunt.points`` and reports every iterate to ``hunt.drop_fallen``."""
+    def body(self, surrogate: Classifier, hunt: Hunt) -> None:
+        """Attacks ``hunt.points`` and reports every iterate to ``hunt.drop_fallen``.
+
+        What an attack of one's own has to say, beside ``name`` and ``settings``: the hunt asks the judge and keeps what
+        is found. Iterates lie inside ``threat`` (``threat.project``), random numbers come from ``hunt.points.streams``.
+        """
 
     @property
     def _begins_clean(self) -> bool:
@@ -70,7 +74,7 @@ class HuntingAttack(ABC):
         """
         self._check(images)
         given = (model, images, labels, streams, context, judge)
-        return assault(self._body, self.threat, *given, begins_clean=self._begins_clean)
+        return assault(self.body, self.threat, *given, begins_clean=self._begins_clean)
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,8 @@ class MinimumNorm(NearestAttack):
     def _climb(self, model: Classifier, chase: Chase) -> None:
         """Shows every iterate to ``Chase.see`` and goes on with the points that remain."""
 
-    def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
+    def body(self, surrogate: Classifier, hunt: Hunt) -> None:
+        """Pursues until the image is inside the radius."""
         self._pursue(surrogate, hunt, None)
 
     def _seek(self, surrogate: Classifier, hunt: Hunt) -> None:

@@ -74,7 +74,8 @@ class Noise(HuntingAttack):
         """Every hyper-parameter, ready for JSON; a sigma of None is ``scale``, which depends on the images."""
         return described("noise", self.threat, noise=self.kind, tries=self.tries, sigma=self.sigma)
 
-    def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
+    def body(self, surrogate: Classifier, hunt: Hunt) -> None:
+        """Try by try."""
         for attempt in range(self.tries):
             hunt.drop_fallen(self.candidates(hunt.points, attempt), ask_all=attempt == self.tries - 1)
             if not len(hunt.points):

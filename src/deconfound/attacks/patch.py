@@ -117,7 +117,8 @@ class Patch(HuntingAttack):
             bound=f"one window of at most {100 * self.share:g} % of the area",
         )
 
-    def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
+    def body(self, surrogate: Classifier, hunt: Hunt) -> None:
+        """Restart by restart, the first where a search of the place says, if it is searched."""
         for restart in range(self.restarts):
             searched = self.location == "searched" and restart == 0
             self._climb(surrogate, hunt, self._window(surrogate, hunt.points, restart, searched), restart)

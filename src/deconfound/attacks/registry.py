@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from deconfound.attacks.apgd import APGD
-from deconfound.attacks.bridges import bridge
+from deconfound.attacks.bridges import LIBRARIES, bridge, is_bridge
 from deconfound.attacks.corruptions import Corruption
 from deconfound.attacks.cw_l2 import CWL2
 from deconfound.attacks.ddn import DDN
@@ -19,11 +19,13 @@ from deconfound.attacks.fmn import FMN
 from deconfound.attacks.gradient import PGD
 from deconfound.attacks.losses import margin
 from deconfound.attacks.noise import Noise
+from deconfound.attacks.own import own
 from deconfound.attacks.patch import Patch
 from deconfound.attacks.single_step import FGSM, FGSMRS
 from deconfound.attacks.spatial import RotationTranslation
 from deconfound.attacks.spsa import SPSA
 from deconfound.attacks.square import Square
+from deconfound.core.imported import is_spec
 from deconfound.core.protocols import Attack
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError, unknown_name
@@ -79,7 +81,10 @@ def about(name: str) -> str:
 
 
 def make(name: str, threat: ThreatModel, **settings: Any) -> Attack:
-    """The attack of that name; ``LIBRARY:NAME`` is one of torchattacks, foolbox, ART or adv-lib.
+    """The attack of that name.
+
+    ``LIBRARY:NAME`` is one of torchattacks, foolbox, ART or adv-lib; any other ``module:callable`` is one's own, made
+    of the threat model and the settings.
 
     Raises:
         InputError: no such attack, a library that is not installed, or settings that the attack does not accept.
@@ -87,6 +92,8 @@ def make(name: str, threat: ThreatModel, **settings: Any) -> Attack:
     >>> make("pgd", ThreatModel("linf", "8/255"), steps=10).name
     'pgd-10'
     """
+    if is_spec(name) and not is_bridge(name):
+        return own(name, threat, f", or LIBRARY:ATTACK, LIBRARY of {', '.join(LIBRARIES)}", **settings)
     if ":" in name:
         return bridge(name, threat, **settings)
     if name not in ATTACKS:

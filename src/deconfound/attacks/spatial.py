@@ -131,7 +131,8 @@ class RotationTranslation(HuntingAttack):
         scaled = ((self.degrees * turn, self.shift * down, self.shift * right) for turn, down, right in shares)
         return list(dict.fromkeys(member for member in scaled if any(member)))
 
-    def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
+    def body(self, surrogate: Classifier, hunt: Hunt) -> None:
+        """Movements, from the grid or drawn, until one errs."""
         grid = None if self.tries is not None else torch.tensor(self.members(), dtype=torch.float64)
         total, done = (self.tries or 0) if grid is None else len(grid), 0
         while done < total and len(hunt.points):

@@ -177,7 +177,8 @@ class SPSA(HuntingAttack):
             batch_size=self.batch_size,
         )
 
-    def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
+    def body(self, surrogate: Classifier, hunt: Hunt) -> None:
+        """Restart by restart, without gradients."""
         with torch.no_grad():
             for restart in range(self.restarts):
                 self._climb(surrogate, hunt, restart)

@@ -98,7 +98,8 @@ class Square(HuntingAttack):
         shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         require(len(shape) == 4, "images", shape, "of shape (B, C, H, W): squares need height and width")
 
-    def _body(self, surrogate: Classifier, hunt: Hunt) -> None:
+    def body(self, surrogate: Classifier, hunt: Hunt) -> None:
+        """Restart by restart, without gradients."""
         with torch.no_grad():
             for restart in range(self.restarts):
                 self._search(surrogate, hunt, restart)

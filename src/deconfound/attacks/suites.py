@@ -13,8 +13,10 @@ from deconfound.attacks.budgets import Budget, budget
 from deconfound.attacks.fab import FAB
 from deconfound.attacks.gradient import PGD
 from deconfound.attacks.losses import DLR_CLASSES, TARGETED_DLR_CLASSES, dlr, margin, targeted_margin
+from deconfound.attacks.registry import make as attack_of
 from deconfound.attacks.spsa import SPSA
 from deconfound.attacks.square import Square
+from deconfound.core.imported import is_spec
 from deconfound.core.protocols import Attack
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Audit
@@ -168,7 +170,12 @@ def adaptive(setting: Setting) -> Suite:
 
 
 def _single(name: str) -> Maker | None:
-    """The suite of a single attack, ``pgd-STEPS`` or ``apgd-STEPS``; on a random judge it climbs expectations."""
+    """The suite of a single attack, by steps or by the name of another library's or one's own.
+
+    ``pgd-STEPS`` and ``apgd-STEPS`` climb expectations on a random judge.
+    """
+    if is_spec(name):
+        return lambda setting: Suite(name=name, attacks=(attack_of(name, setting.threat),))
     found = _SINGLE.fullmatch(name)
     if found is None:
         return None
@@ -229,15 +236,22 @@ def names() -> tuple[str, ...]:
     return tuple(_makers())
 
 
-SINGLE_ATTACKS = ("pgd-STEPS", "apgd-STEPS")
-"""Suites of one attack, with any number of steps."""
+SINGLE_ATTACKS: Mapping[str, str] = MappingProxyType(
+    {
+        "pgd-STEPS": "that attack alone with so many steps: a first look, an upper bound",
+        "apgd-STEPS": "that attack alone with so many steps: a first look, an upper bound",
+        "LIBRARY:ATTACK": "that attack of torchattacks, foolbox, art or adv_lib alone: an upper bound",
+        "module:callable": "an attack of your own alone: an upper bound",
+    }
+)
+"""Suites of one attack, and a line on each."""
 
 
 def exists(name: str) -> bool:
     """Whether there is a suite of that name.
 
-    >>> exists("standard"), exists("pgd-40"), exists("pgd")
-    (True, True, False)
+    >>> exists("standard"), exists("pgd-40"), exists("pgd"), exists("mine:Attack")
+    (True, True, False, True)
     """
     return name in _makers() or _single(name) is not None
 

@@ -5,7 +5,6 @@ Shapes: N images (N, C, H, W), labels (N,) int64.
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from deconfound.core.guards import working_folder_importable
+from deconfound.core.imported import imported, is_spec
 from deconfound.core.protocols import ImageSource
 from deconfound.data.assemble import Pair, Split, Wanted, assemble
 from deconfound.data.confounded import Confounded, Confounding, LabelledSource
@@ -157,7 +157,7 @@ def _read(name: str) -> Mapping[str, Split]:
     if exists(name):
         return _folder(Path(name).expanduser().resolve(), name)
     check_overlay(name)
-    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name):
+    if is_spec(name):
         return _called(name)
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
         return reach(name, f"; nor is there a folder {name}")
@@ -234,17 +234,14 @@ def _as_table(files: Mapping[str, list[str]], classes: list[str]) -> datasets.Da
 
 def _called(name: str) -> Mapping[str, Split]:
     """What the function returns."""
-    module, _, attribute = name.partition(":")
+    function = imported(name, "data")
     try:
-        with working_folder_importable():
-            function: Any = importlib.import_module(module)
-            for part in attribute.split("."):
-                function = getattr(function, part)
+        with working_folder_importable():  # it may import more
             found = function()
     except InputError:
         raise
     except Exception as error:
-        rule = f"a function that can be imported and called without arguments ({first_line(error)})"
+        rule = f"a function that can be called without arguments ({first_line(error)})"
         raise InputError("data", name, rule) from error
     rule = "a function that returns a mapping from split to (images, labels) or to a table"
     require(isinstance(found, Mapping) and bool(found), "data", f"{name} -> {type(found).__name__}", rule)

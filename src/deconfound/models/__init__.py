@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deconfound.models.small import LeNet5, Small, SmallCNN
     from deconfound.models.smoothed import Smoothed
     from deconfound.models.split import Split, split_model
+    from deconfound.models.style_branch import StyleBranch
     from deconfound.models.vgg import VGG
     from deconfound.models.vit import ViT
     from deconfound.models.weights import fit_state
@@ -45,6 +46,7 @@ _HOME = {
     "SmallCNN": "small",
     "Smoothed": "smoothed",
     "Split": "split",
+    "StyleBranch": "style_branch",
     "VGG": "vgg",
     "ViT": "vit",
     "WideResNet": "wide_resnet",
@@ -78,6 +80,7 @@ __all__ = [
     "SmallCNN",
     "Smoothed",
     "Split",
+    "StyleBranch",
     "VGG",
     "ViT",
     "WideResNet",

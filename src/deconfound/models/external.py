@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from deconfound.core.checks import check_logits
-from deconfound.core.guards import evaluating, working_folder_importable
+from deconfound.core.guards import evaluating
+from deconfound.core.imported import imported, reason
 from deconfound.core.protocols import DeclaresSurrogates, StochasticClassifier, ViewedClassifier
 from deconfound.core.streams import Streams
 from deconfound.errors import InputError, require, unknown_name
@@ -99,14 +100,9 @@ def _try(name: str, model: nn.Module, probe: Tensor, classes: int) -> None:
         with evaluating(model), torch.no_grad():
             logits = model(probe)
     except Exception as error:  # foreign code on a shape it may not know: anything can come out of it
-        raise InputError("model", name, f"a network that takes {shape}, but {_reason(error)}") from error
+        raise InputError("model", name, f"a network that takes {shape}, but {reason(error)}") from error
     found = check_logits(logits, 1)
     require(found == classes, "model", name, f"{classes} classes in its output, not {found}")
-
-
-def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _library(name: str, spec: str) -> Any:
@@ -116,7 +112,7 @@ def _library(name: str, spec: str) -> Any:
         advice = f"pip install 'deconfound[{name}]'"
         if name == "torchvision" or "torchvision" in str(error):
             advice += f", with a torchvision built for torch {torch.__version__}"
-        raise InputError("model", spec, f"an importable {name} ({_reason(error)}); {advice}") from error
+        raise InputError("model", spec, f"an importable {name} ({reason(error)}); {advice}") from error
 
 
 def _made(spec: str, make: Callable[..., Any], *args: Any, **settings: Any) -> nn.Module:
@@ -125,7 +121,7 @@ def _made(spec: str, make: Callable[..., Any], *args: Any, **settings: Any) -> n
     except InputError:
         raise
     except Exception as error:  # foreign constructors raise what they like
-        raise InputError("model", spec, f"arguments that it takes; {_reason(error)}") from error
+        raise InputError("model", spec, f"arguments that it takes; {reason(error)}") from error
     require(
         isinstance(model, nn.Module), "model", spec, f"a callable that returns a torch.nn.Module, not {model!r:.80}"
     )
@@ -179,15 +175,6 @@ def _parameters(make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 
 def _found(spec: str) -> Callable[..., Any]:
-    home, _, name = spec.partition(":")
-    try:
-        with working_folder_importable():
-            module = import_module(home)
-    except Exception as error:  # importing runs foreign code
-        rule = f"a module that can be imported ({_reason(error)}), timm:NAME or torchvision:NAME"
-        raise InputError("model", spec, rule) from error
-    found = getattr(module, name, None)
-    if found is None:
-        raise unknown_name("model", spec, (f"{home}:{known}" for known in vars(module) if not known.startswith("_")))
+    found = imported(spec, "model", ", timm:NAME or torchvision:NAME")
     require(callable(found), "model", spec, "the name of something that can be called")
     return found

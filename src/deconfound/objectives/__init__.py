@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from deconfound.objectives.mixup import Mixup
     from deconfound.objectives.smoothing import Smoothing
     from deconfound.objectives.standard import Standard
+    from deconfound.objectives.styled import StyleLoss
     from deconfound.objectives.trades import Trades
 
 _HOME = {
@@ -36,6 +37,7 @@ _HOME = {
     "CiiVTraining": "ciiv",
     "Smoothing": "smoothing",
     "Standard": "standard",
+    "StyleLoss": "styled",
     "Trades": "trades",
     "ViewLoss": "ciiv",
     "WeightPerturbed": "awp",
@@ -54,6 +56,7 @@ __all__ = [
     "Mixup",
     "Smoothing",
     "Standard",
+    "StyleLoss",
     "Trades",
     "ViewLoss",
     "WeightPerturbed",

@@ -8,26 +8,47 @@ from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
     from deconfound.recipes.comparing import compare
-    from deconfound.recipes.evaluating import evaluate
+    from deconfound.recipes.entries import Entry, ObjectiveSettings, inner_attack
+    from deconfound.recipes.evaluating import Judging, evaluate
     from deconfound.recipes.exporting import export
     from deconfound.recipes.loading import load
     from deconfound.recipes.schema import Recipe
     from deconfound.recipes.studying import study
-    from deconfound.recipes.targets import evaluate_target
+    from deconfound.recipes.targets import Target, evaluate_target
     from deconfound.recipes.training import Trained, train
 
 _HOME = {
+    "Entry": "entries",
+    "ObjectiveSettings": "entries",
     "Recipe": "schema",
     "Trained": "training",
     "compare": "comparing",
     "evaluate": "evaluating",
+    "Judging": "evaluating",
+    "Target": "targets",
     "evaluate_target": "targets",
     "export": "exporting",
+    "inner_attack": "entries",
     "load": "loading",
     "study": "studying",
     "train": "training",
 }
-__all__ = ["Recipe", "Trained", "compare", "evaluate", "evaluate_target", "export", "load", "study", "train"]
+__all__ = [
+    "Entry",
+    "ObjectiveSettings",
+    "Judging",
+    "Recipe",
+    "Target",
+    "Trained",
+    "compare",
+    "evaluate",
+    "evaluate_target",
+    "export",
+    "inner_attack",
+    "load",
+    "study",
+    "train",
+]
 
 
 __getattr__ = exporter(__name__, _HOME)

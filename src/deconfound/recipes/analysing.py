@@ -75,7 +75,7 @@ class Look:
                 self.kind in (*takers, ALL),
                 option,
                 value,
-                f"none with kind {self.kind}; {' and '.join(takers)} take it",
+                f"none with kind {self.kind}; it belongs to {' and '.join(takers)}",
             )
         parse_rhos(self.rho)
         check_components(*components_of(self))

@@ -9,7 +9,7 @@ from torch import nn
 from deconfound.errors import require
 from deconfound.models import fit_state
 from deconfound.recipes.entries import Stage
-from deconfound.recipes.registry import OBJECTIVES
+from deconfound.recipes.registry import entry_of
 from deconfound.recipes.schema import Recipe
 
 ALIKE = ("model", "normalisation", "sampler")
@@ -28,7 +28,7 @@ def begin(model: nn.Module, recipe: Recipe, stages: Mapping[str, Stage]) -> None
     Raises:
         InputError: the stage has another network.
     """
-    name = OBJECTIVES[recipe.objective.name].begins_at
+    name = entry_of(recipe.objective.name).begins_at
     if not name:
         return
     stage = stages[name]

@@ -11,7 +11,7 @@ from deconfound.errors import InputError
 from deconfound.recipes import machine
 from deconfound.recipes.loading import Loaded
 from deconfound.recipes.reading import records_in
-from deconfound.recipes.registry import OBJECTIVES
+from deconfound.recipes.registry import entry_of
 from deconfound.recipes.resolve import about
 from deconfound.records import CardEvaluation, EvaluationRecord, ExportedFile, ModelCard, TrainingRecord
 from deconfound.reporting.strength import cautions
@@ -78,7 +78,7 @@ def model_card(
         name=name,
         defence=recipe.recipe,
         about=about(recipe.recipe),
-        adversarial=OBJECTIVES[recipe.objective.name].adversarial,
+        adversarial=entry_of(recipe.objective.name).adversarial,
         random=isinstance(loaded.model, StochasticClassifier),
         shape=shape,
         model_digest=loaded.digest,

@@ -41,17 +41,17 @@ def _data() -> list[tuple[str, str]]:
 def _attacks() -> list[tuple[str, str]]:
     from deconfound.attacks import about, names
 
-    return [(name, about(name)) for name in names()]
+    return [
+        *((name, about(name)) for name in names()),
+        ("LIBRARY:ATTACK", "of torchattacks, foolbox, art or adv_lib"),
+        ("module:callable", "your own: a callable of a threat model and settings that returns an attack"),
+    ]
 
 
 def _suites() -> list[tuple[str, str]]:
     from deconfound.attacks import suites
 
-    steps = "that attack alone with so many steps: a first look, an upper bound"
-    return [
-        *((name, suites.about(name)) for name in suites.names()),
-        *((name, steps) for name in suites.SINGLE_ATTACKS),
-    ]
+    return [*((name, suites.about(name)) for name in suites.names()), *suites.SINGLE_ATTACKS.items()]
 
 
 def _objectives() -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deconfound.errors import InputError
-from deconfound.records import ANALYSES, EvaluationRecord, TrainingRecord
+from deconfound.records import ANALYSES, SCHEMA_VERSION, EvaluationRecord, TrainingRecord
 
 RESULTS = "results"  # the kind of a file that holds several evaluation records
 _KNOWN = (EvaluationRecord.expected_kind, TrainingRecord.expected_kind, *ANALYSES)
@@ -31,13 +31,17 @@ def records_in(file: Path, field: str) -> list[Mapping[str, Any]] | None:
     """The evaluations, trainings and analyses of a file as they lie there; None where it is not a file of records.
 
     Raises:
-        InputError: a file of results that are no records.
+        InputError: a file of results that are no records; a record of a newer schema, whatever its kind, so that none
+            that another version wrote is left out in silence.
     """
     try:
         data = json.loads(file.read_bytes())
     except (ValueError, OSError):
         return None
     kind = data.get("kind") if isinstance(data, dict) else None
+    version = data.get("schema_version") if isinstance(kind, str) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise InputError(f"{file}: schema_version", version, f"at most {SCHEMA_VERSION}; update deconfound")
     if kind == RESULTS:
         found = data.get("evaluations")
         if isinstance(found, list) and all(isinstance(part, dict) and part.get("kind") in _KNOWN for part in found):

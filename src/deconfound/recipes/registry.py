@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field
 from torch import nn
 
 from deconfound.attacks import FGSMRS
 from deconfound.attacks.losses import kl_to_reference
+from deconfound.core.imported import imported, is_spec
 from deconfound.core.protocols import Objective
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.objectives import AdversarialTraining, Standard, Trades
@@ -132,20 +133,35 @@ OBJECTIVES: Mapping[str, Entry] = {
 }
 
 
+def entry_of(name: str) -> Entry:
+    """What is known of an objective: of one of ours by its name, of one's own by ``module:NAME``, an ``Entry`` there.
+
+    Raises:
+        InputError: no such objective, or nothing of that kind in the module.
+    """
+    if is_spec(name):
+        found = imported(name, "objective")
+        require(isinstance(found, Entry), "objective", name, f"a recipes.Entry, not {type(found).__name__}")
+        return cast(Entry, found)
+    if name not in OBJECTIVES:
+        raise unknown_name("objective", name, (*OBJECTIVES, "module:NAME"))
+    return OBJECTIVES[name]
+
+
 def stages_of(settings: ObjectiveSettings) -> dict[str, str]:
     """What an objective of these settings builds on, in order: its own stages, then its host's; each with its recipe.
 
     >>> stages_of(objective_settings({"name": "fine-tune", "host": "help"}))
     {'base': 'cafe/base', 'standard': 'standard'}
     """
-    own = dict(OBJECTIVES[settings.name].stages)
+    own = dict(entry_of(settings.name).stages)
     return own | stages_of(settings.host) if isinstance(settings, HostedSettings) else own
 
 
 def is_stochastic(settings: ObjectiveSettings) -> bool:
     """Whether the network of such an objective predicts at random, as its host may say."""
     hosted = isinstance(settings, HostedSettings) and is_stochastic(settings.host)
-    return hosted or OBJECTIVES[settings.name].stochastic
+    return hosted or entry_of(settings.name).stochastic
 
 
 def objective_settings(value: Any) -> ObjectiveSettings:
@@ -156,10 +172,7 @@ def objective_settings(value: Any) -> ObjectiveSettings:
     """
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         raise InputError("objective", value, "a name, or a mapping with a name")
-    name = value["name"]
-    if name not in OBJECTIVES:
-        raise unknown_name("objective", name, OBJECTIVES)
-    return OBJECTIVES[name].settings.model_validate(dict(value))
+    return entry_of(value["name"]).settings.model_validate(dict(value))
 
 
 def build_objective(model: nn.Module, recipe: Recipe, stages: Mapping[str, Stage] | None = None) -> Objective:
@@ -168,7 +181,7 @@ def build_objective(model: nn.Module, recipe: Recipe, stages: Mapping[str, Stage
     Raises:
         InputError: a stage that is missing; a model that the objective cannot train.
     """
-    entry = OBJECTIVES[recipe.objective.name]
+    entry = entry_of(recipe.objective.name)
     given = stages or {}
     for name in stages_of(recipe.objective):
         require(name in given, f"stages.{name}", None, f"a finished stage, which {recipe.objective.name} builds on")
@@ -182,6 +195,7 @@ __all__ = [
     "ObjectiveSettings",
     "Stage",
     "build_objective",
+    "entry_of",
     "inner_attack",
     "is_stochastic",
     "objective_settings",

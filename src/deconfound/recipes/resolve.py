@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
+from deconfound.core.imported import is_spec
 from deconfound.core.threat import parse_norm, parse_radius
 from deconfound.data.families import plain_name
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes.cafe import with_gamma
-from deconfound.recipes.registry import objective_settings, stages_of
+from deconfound.recipes.registry import entry_of, objective_settings, stages_of
 from deconfound.recipes.schema import Recipe, validated
 
 Plain = dict[str, Any]
@@ -49,6 +50,8 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @cache
 def _book(name: str) -> Mapping[str, Any]:
+    if is_spec(name):  # a defence of one's own: its objective on the families' settings
+        return {"about": entry_of(name).about, "settings": {"objective": {"name": name}}}
     entry = _pages()[name].entry
     above = entry.get("based_on", [])
     whole: Mapping[str, Any] = {}
@@ -101,10 +104,13 @@ def family_radii(family: str) -> dict[str, float]:
 
 
 def read_spec(spec: str | Path | Mapping[str, Any]) -> Plain:
-    """A recipe by name, YAML file or mapping, as plain data with at least the key ``recipe``.
+    """A recipe by name, ``module:NAME`` of an objective of one's own, YAML file or mapping, as plain data.
+
+    It has at least the key ``recipe``.
 
     Raises:
-        InputError: no such recipe or file (with the nearest name), or a file that is not a YAML mapping.
+        InputError: no such recipe or file (with the nearest name), a file that is not a YAML mapping, a module that
+            holds no such objective.
     """
     if isinstance(spec, Mapping):
         data = dict(spec)
@@ -114,8 +120,11 @@ def read_spec(spec: str | Path | Mapping[str, Any]) -> Plain:
         data = {"recipe": str(spec)}
     if "recipe" not in data:
         raise InputError("recipe", dict(data), f"the key recipe with one of {', '.join(names())}")
-    if data["recipe"] not in names():
-        raise unknown_name("recipe", str(data["recipe"]), names())
+    name = str(data["recipe"])
+    if is_spec(name):
+        entry_of(name)
+    elif name not in names():
+        raise unknown_name("recipe", name, (*names(), "module:NAME"))
     return data
 
 

@@ -22,7 +22,7 @@ from deconfound.core.threat import Norm, ThreatModel, parse_norm, parse_radius
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes.ciiv import SamplerSettings
 from deconfound.recipes.hosts import PerturbationSettings
-from deconfound.recipes.registry import OBJECTIVES, ObjectiveSettings, objective_settings, stages_of
+from deconfound.recipes.registry import OBJECTIVES, ObjectiveSettings, entry_of, objective_settings, stages_of
 from deconfound.training.settings import LoopSettings, Settings
 
 _ABSENT = "(none)"
@@ -103,7 +103,7 @@ class Recipe(LoopSettings):
 
     @model_validator(mode="after")
     def _awp_has_a_host(self) -> Recipe:
-        if self.awp is not None and not OBJECTIVES[self.objective.name].adversarial:
+        if self.awp is not None and not entry_of(self.objective.name).adversarial:
             fitting = ", ".join(sorted(name for name, entry in OBJECTIVES.items() if entry.adversarial))
             rule = f"none with {self.objective.name}, which has no adversarial example; awp goes around {fitting}"
             raise InputError("awp", self.awp.model_dump(), rule)

@@ -238,7 +238,7 @@ def _default_path(target: Target, judging: Judging, threat: ThreatModel) -> Path
     drawn = "" if target.sample is None else f"-sample{target.sample}"
     seed = "" if judging.seed == 0 else f"-seed{judging.seed}"
     apart = "-separate" if judging.separate else ""
-    name = f"evaluate-{data}{judging.suite}-{threat.norm}-{radius}{some}{drawn}{seed}{apart}.json"
+    name = f"evaluate-{data}{as_file_name(judging.suite)}-{threat.norm}-{radius}{some}{drawn}{seed}{apart}.json"
     return Path(target.target) / name
 
 

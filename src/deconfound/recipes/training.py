@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def train(
     """Train a recipe.
 
     Args:
-        recipe: a name, a YAML file, or a mapping with the key ``recipe``.
+        recipe: a name, ``module:NAME`` for an ``Entry`` of one's own, a YAML file, or a mapping with the key
+            ``recipe``.
         data: data set; the recipe's own, else the bundled digits.
         model: network in place of the recipe's.
         out: run folder; None trains in memory and writes nothing.
@@ -75,6 +77,8 @@ def train(
     if resolved.image_size != draft.image_size:  # of the family, which only the data told
         loaded = load_data(name, size=resolved.image_size, workers=compute.workers, parts=("train",))
     assert loaded.train is not None  # load refuses data without the part that is asked for
+    count = len(loaded.class_names)
+    require(count >= 2, "data", f"{name} with {count} class", "a data set of at least two classes")
     source = loaded.train
     ground = Ground(source=source, class_names=loaded.class_names, shape=loaded.shape, digest=source.digest())
     hooks = Hooks(monitor=monitor, checkpoint_seconds=checkpoint_seconds)
@@ -100,7 +104,7 @@ def default_run(recipe: str, data: str | None = None) -> Path:
     """
     spec = read_spec(recipe)
     own = recipe.endswith((".yaml", ".yml")) and Path(recipe).name != "recipe.yaml"
-    name = Path(recipe).stem if own else spec["recipe"].replace("/", "-")
+    name = Path(recipe).stem if own else re.sub("[/:]", "-", spec["recipe"])
     return Path("runs") / f"{name}-{as_file_name(str(data or spec.get('data') or DEFAULT_DATA))}"
 
 

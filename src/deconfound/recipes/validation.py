@@ -12,7 +12,7 @@ from deconfound.attacks import PGD
 from deconfound.core.guards import evaluating
 from deconfound.core.protocols import ImageSource, StochasticClassifier
 from deconfound.core.streams import Streams
-from deconfound.recipes.registry import OBJECTIVES, is_stochastic
+from deconfound.recipes.registry import entry_of, is_stochastic
 from deconfound.recipes.schema import Recipe
 from deconfound.training.distributed import all_reduce
 
@@ -28,7 +28,7 @@ def validator(recipe: Recipe, source: ImageSource, fabric: Fabric) -> Callable[[
     share of the images; the counts are summed.
     """
     attack = None
-    if OBJECTIVES[recipe.objective.name].adversarial and not is_stochastic(recipe.objective):
+    if entry_of(recipe.objective.name).adversarial and not is_stochastic(recipe.objective):
         attack = PGD(recipe.threat, steps=recipe.selection.steps)
     mine = torch.arange(len(source))[fabric.global_rank :: fabric.world_size]
 
