@@ -6,11 +6,8 @@ in the library, the commands with their options, the masking checks with their t
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-import json
-=======
 import ast
->>>>>>> book
+import json
 import re
 from collections.abc import Callable, Mapping
 from importlib import resources

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deconfound.core.guards import attacking
+from deconfound.core.imported import reason
 from deconfound.core.protocols import StochasticClassifier
 from deconfound.errors import unknown_name
 from deconfound.models.compiling import Compiled
@@ -115,9 +116,9 @@ def fast_surrogate(
     """
     if precision not in get_args(Precision):
         raise unknown_name("precision", str(precision), get_args(Precision))
-    reason = _not_doubled(model, images)
-    if reason:
-        return FastSurrogate(model, ITSELF, (reason,))
+    refused = _not_doubled(model, images)
+    if refused:
+        return FastSurrogate(model, ITSELF, (refused,))
     images, labels = images[:_TRIED].detach(), labels[:_TRIED]
     notes: list[str] = []
     with attacking("eval", images.device, model):
@@ -129,7 +130,7 @@ def fast_surrogate(
                 made = rung.make(replica(model), images[:2]).eval().requires_grad_(False)
                 found = probe.agreement(made)
             except Exception as error:  # foreign code in an unusual precision and layout: anything can come out of it
-                notes.append(f"{rung.name}: {first_line(error)}")
+                notes.append(f"{rung.name}: {reason(error)}")
                 continue
             if _agrees(found, _BOUNDS[rung.dtype]):
                 accepted = FastSurrogate(made, rung.name, tuple(notes), found)
@@ -145,7 +146,7 @@ def _compiled(accepted: FastSurrogate, probe: _Probe, bounds: Agreement, compile
         made = Compiled(accepted.classifier, compiler)
         found = probe.agreement(made)
     except Exception as error:  # compilers need tools that a machine may lack, and refuse what they cannot trace
-        return replace(accepted, notes=(*accepted.notes, f"{name}: {first_line(error)}"))
+        return replace(accepted, notes=(*accepted.notes, f"{name}: {reason(error)}"))
     if _agrees(found, bounds):
         return FastSurrogate(made, name, accepted.notes, found)
     return replace(accepted, notes=(*accepted.notes, f"{name}: {_differs(found)}"))
@@ -263,9 +264,3 @@ def _agrees(found: Agreement, bounds: Agreement) -> bool:
 
 def _differs(found: Agreement) -> str:
     return f"logits differ by {found.logit_error:.2g}, gradient signs agree on {found.gradient_share:.1%}"
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error, for notes."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}"[:160] if lines else type(error).__name__
