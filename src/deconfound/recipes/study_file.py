@@ -1,4 +1,4 @@
-"""Studies as they are written down: methods, seeds, judgements and controls in a YAML file."""
+"""Studies as they are written down: methods, seeds, judgements, analyses and controls in a YAML file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
@@ -19,11 +19,12 @@ from deconfound.core.threat import Norm, parse_norm, show_radius
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes.resolve import read_spec, read_yaml
 from deconfound.recipes.schema import Radius, input_error
+from deconfound.recipes.study_analyses import Analysis, Seed
 from deconfound.training.settings import Settings
 
 FIELD = "study"
-KINDS = ("deterministic", "stochastic", "all")
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+ModelKind = Literal["deterministic", "stochastic", "all"]
+KINDS = get_args(ModelKind)
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._/-]*", re.ASCII)
 # What a run entry says in words of its own.
 _OWN_KEYS = {"seed": "seeds", "data": "data", "recipe": "recipe", "stages": "stages"}
@@ -88,7 +89,8 @@ class Entry(Settings):
 
     ``label`` names it where its recipe does not; ``control`` is the name of the method that it is tested against.
     ``stages`` says which earlier method of the study, with the same seed, is taken for a stage that the recipe builds
-    on, so that several share one. ``judge`` false: it is trained for others to build on, and not judged.
+    on, so that several share one. ``judge`` false: it is trained for others to build on, and not judged. ``analyze``
+    lists analyses of this method's runs alone.
     """
 
     recipe: str
@@ -99,6 +101,7 @@ class Entry(Settings):
     set: dict[str, Any] = {}
     stages: dict[str, str] = {}
     judge: bool = True
+    analyze: tuple[Analysis, ...] = ()
 
     @property
     def name(self) -> str:
@@ -107,14 +110,18 @@ class Entry(Settings):
 
 
 class Study(Settings):
-    """A study: what is trained, with which changes and seeds, and how it is judged, by kind of model."""
+    """A study: what is trained, with which changes and seeds, how it is judged and analysed, by kind of model.
+
+    ``analyze`` is of every run that is judged; a single method may ask for more.
+    """
 
     study: str
     about: str = ""
     data: str
     seeds: tuple[Seed, ...] = (0,)
     set: dict[str, Any] = {}
-    judge: dict[Literal["deterministic", "stochastic", "all"], tuple[Judgement, ...]]
+    judge: dict[ModelKind, tuple[Judgement, ...]]
+    analyze: dict[ModelKind, tuple[Analysis, ...]] = {}
     runs: tuple[Entry, ...]
 
     def seeds_of(self, entry: Entry) -> tuple[int, ...]:
@@ -159,9 +166,10 @@ def defined(plain: Mapping[str, Any], where: str) -> Study:
     """
     parts = dict(plain)
     if isinstance(parts.get("runs"), Sequence) and not isinstance(parts["runs"], str):
-        parts["runs"] = tuple(_made(Entry, run, f"{where}: runs[{i}]") for i, run in enumerate(parts["runs"]))
-    if isinstance(parts.get("judge"), Mapping):
-        parts["judge"] = {kind: _judgements(kind, found, where) for kind, found in parts["judge"].items()}
+        parts["runs"] = tuple(_entry(run, f"{where}: runs[{i}]") for i, run in enumerate(parts["runs"]))
+    for key, of in (("judge", Judgement), ("analyze", Analysis)):
+        if isinstance(parts.get(key), Mapping):
+            parts[key] = {kind: _of_kind(of, kind, found, f"{where}: {key}") for kind, found in parts[key].items()}
     study = _made(Study, parts, where)
     require(len(study.runs) > 0, f"{where}: runs", [], "at least one run")
     require(any(study.judge.values()), f"{where}: judge", dict(study.judge), "at least one judgement")
@@ -169,12 +177,22 @@ def defined(plain: Mapping[str, Any], where: str) -> Study:
     return study
 
 
-def _judgements(kind: str, found: Any, where: str) -> tuple[Judgement, ...]:
+def _entry(plain: Any, where: str) -> Entry:
+    if isinstance(plain, Mapping) and "analyze" in plain:
+        plain = dict(plain) | {"analyze": _listed(Analysis, plain["analyze"], f"{where}: analyze")}
+    return _made(Entry, plain, where)
+
+
+def _of_kind(of: type[_Made], kind: str, found: Any, where: str) -> tuple[_Made, ...]:
     if kind not in KINDS:
-        raise unknown_name(f"{where}: judge", str(kind), KINDS)
-    place = f"{where}: judge.{kind}"
-    require(isinstance(found, Sequence) and not isinstance(found, str), place, found, "a list of judgements")
-    return tuple(_made(Judgement, one, f"{place}[{i}]") for i, one in enumerate(found))
+        raise unknown_name(where, str(kind), KINDS)
+    return _listed(of, found, f"{where}.{kind}")
+
+
+def _listed(of: type[_Made], found: Any, where: str) -> tuple[_Made, ...]:
+    what = "judgements" if of is Judgement else "analyses"
+    require(isinstance(found, Sequence) and not isinstance(found, str), where, found, f"a list of {what}")
+    return tuple(_made(of, one, f"{where}[{i}]") for i, one in enumerate(found))
 
 
 def _made(kind: type[_Made], plain: Any, where: str) -> _Made:
@@ -243,6 +261,12 @@ def _check_names(study: Study, where: str) -> None:
         require(
             not twice, f"{where}: judge.{kind}", twice[0] if twice else "", "every judgement once, with that of all"
         )
+    for entry in study.runs:
+        for kind in KINDS[:2]:
+            all_of_it = [analysis.name for analysis in analyses_of(study, entry, kind)]
+            twice = [name for name, times in Counter(all_of_it).items() if times > 1]
+            rule = "every analysis of a run once, with those of all"
+            require(not twice, f"{where}: analyze: {entry.name}", twice[0] if twice else "", rule)
 
 
 def _check_control(study: Study, entry: Entry, known: Mapping[str, Entry], where: str) -> None:
@@ -272,6 +296,12 @@ def _check_stage(study: Study, entry: Entry, earlier: Mapping[str, Entry], name:
 def judgements_of(study: Study, kind: str) -> tuple[Judgement, ...]:
     """Those of a kind of model, and those of all."""
     return (*study.judge.get(kind, ()), *study.judge.get("all", ()))  # type: ignore[call-overload]
+
+
+def analyses_of(study: Study, entry: Entry, kind: str) -> tuple[Analysis, ...]:
+    """Those of a method whose model is of a kind: the study's where it is judged, then its own."""
+    shared = (*study.analyze.get(kind, ()), *study.analyze.get("all", ())) if entry.judge else ()  # type: ignore[call-overload]
+    return (*shared, *entry.analyze)
 
 
 def folder_of(name: str, seed: int) -> str:

@@ -42,7 +42,9 @@ from deconfound.records.runs import (
     Verdict,
 )
 from deconfound.records.studies import (
+    StudyAnalysis,
     StudyDifference,
+    StudyFigure,
     StudyMean,
     StudyRecord,
     StudyResult,
@@ -102,7 +104,9 @@ __all__ = [
     "Share",
     "Spread",
     "StageUse",
+    "StudyAnalysis",
     "StudyDifference",
+    "StudyFigure",
     "StudyMean",
     "StudyRecord",
     "StudyResult",

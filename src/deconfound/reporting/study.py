@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from rich.console import Group
 from rich.table import Table
@@ -13,6 +12,8 @@ from deconfound.records import StudyDifference, StudyMean, StudyRecord, StudyRes
 from deconfound.reporting.comparison import p_text, points
 from deconfound.reporting.plain import plain_table
 from deconfound.reporting.strength import deviation_text
+from deconfound.reporting.study_analyses import analysis_grids
+from deconfound.reporting.study_grid import Grid
 from deconfound.reporting.text import clean, interval, listing, percent, threat_text, verdict_text
 
 DAGGER = "†"
@@ -26,23 +27,14 @@ _FACTS: tuple[Callable[[StudyResult], str], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Grid:
-    """A table of words: a caption, headings, rows as long as they are, and remarks below."""
-
-    caption: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    remarks: tuple[str, ...] = ()
-
-
 def study_grids(record: StudyRecord) -> list[Grid]:
-    """The tables of a study: accuracies, differences to controls where there are any.
+    """The tables of a study: accuracies, differences to controls where there are any, what analyses found.
 
     Args:
         record: of the study.
     """
-    return [accuracy_grid(record), *([difference_grid(record)] if record.tests else [])]
+    tests = [difference_grid(record)] if record.tests else []
+    return [accuracy_grid(record), *tests, *analysis_grids(record)]
 
 
 def accuracy_grid(record: StudyRecord) -> Grid:
