@@ -420,7 +420,20 @@ def test_the_studies_that_come_with_the_library(name, tmp_path):
             assert len(image_sizes) == 1
 
 
-_FAMILY = {"mnist": "mnist", "fashion": "fashion", "cifar10": "cifar", "cifar10-small": "cifar"}
+_FAMILY = {"amr-gmm": "digits", "mnist": "mnist", "fashion": "fashion", "cifar10": "cifar", "cifar10-small": "cifar"}
+
+
+def test_ablations_of_the_game_differ_in_one_setting_each(tmp_path):
+    runs = study_plan.planned(study_file.read("amr-gmm"), tmp_path)
+    base, *games = runs
+    found = {run.name: study_plan.resolve(study_plan.read_spec(run.recipe), data=run.data, family="digits",
+             changes=run.changes) for run in games}  # fmt: skip
+    assert {name: (one.objective.penalty, one.objective.test) for name, one in found.items()} == {
+        "lambda-0": (0, "learned"), "lambda-0.1": (0.1, "learned"), "lambda-1": (1, "learned"),
+        "lambda-10": (10, "learned"), "g-random": (1, "random"), "g-identity": (1, "none"),
+    }  # fmt: skip
+    assert {run.grounds for run in games} == {(base.path,)}
+    assert {tuple(one.name for one in run.analyses) for run in games} == {("analyze-effects",)}
 
 
 def test_seeds_of_the_mnist_study(tmp_path):
@@ -554,4 +567,4 @@ def test_nothing_of_a_machine_or_an_example_is_in_the_record(by_hand):
 def test_python_has_it_by_name():
     assert deconfound.study is study
     assert deconfound.StudyRecord is StudyRecord
-    assert list(itertools.islice(study_file.names(), 4)) == ["cifar10", "cifar10-small", "fashion", "mnist"]
+    assert list(itertools.islice(study_file.names(), 4)) == ["amr-gmm", "cifar10", "cifar10-small", "fashion"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from deconfound.data.naming import without_place
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes import machine
 from deconfound.recipes.beginning import begin
-from deconfound.recipes.cafe import warn_of_radius
+from deconfound.recipes.cafe import cautions, warn_of_radius
 from deconfound.recipes.compute import Compute, first_decides
 from deconfound.recipes.entries import Stage
 from deconfound.recipes.loading import build_model, load
@@ -39,6 +40,8 @@ from deconfound.store.journal import TensorBoardMirror
 from deconfound.store.weights import digest_tensors
 from deconfound.training import FitResult, Hooks, fit
 from deconfound.training.plan import check_shares
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +172,8 @@ class _Task:
         self.augmentation = build_augmentation(**recipe.augmentation.model_dump())
         self.augmentation(torch.zeros(1, *self.shape), Streams(0, [0]))  # what does not suit the images is refused here
         warn_of_radius(recipe)
+        for line in cautions(recipe):
+            _logger.warning(line)
         self.plans = plans
         self.build_on(foreseen(plans, ground, ready))
         for name in recipe.players:
@@ -246,7 +251,7 @@ class _Task:
             seconds=result.seconds,
             images_per_second=result.images_per_second,
             resumed=result.resumed,
-            warnings=result.warnings,
+            warnings=(*cautions(self.recipe), *result.warnings),
             history=result.history,
             stages=uses_of(self.stages),
             machine=machine.describe(self.fabric.device),
