@@ -249,3 +249,72 @@ def test_every_kind_has_its_numbers():
         names = [(figure.at, figure.name) for figure in found.figures]
         assert names
         assert len(set(names)) == len(names)
+
+
+class TestSeveralDataSets:
+    SPEC = DEFINITION | {
+        "data": {"low": "digits+patch:rho=1/10", "high": "digits+patch:rho=0.9"},
+        "analyze": {"all": [{"kind": "reliance", "n": 20}]},
+        "runs": [
+            {"recipe": "standard"},
+            {"recipe": "pgd-at", "control": "standard", "seeds": [0, 1], "set": {"epochs": 2}},
+            {"recipe": "trades", "data": "digits+tint:rho=1"},
+            {"recipe": "amr-gmm", "stages": {"base": "standard"}, "judge": False},
+        ],
+    }  # fmt: skip
+
+    def plan(self, out, data=None, **changes):
+        changed = {**self.SPEC, **changes}
+        changed["runs"][1] = changed["runs"][1] | {"seeds": [0]}
+        return study_plan.planned(study_file.read(changed), out, data)
+
+    def test_each_method_is_trained_on_each_against_its_control_there(self, tmp_path):
+        runs = self.plan(tmp_path)
+        assert [(run.name, run.control, run.path.name) for run in runs] == [
+            ("standard/low", None, "standard-low-0"),
+            ("standard/high", None, "standard-high-0"),
+            ("pgd-at/low", "standard/low", "pgd-at-low-0"),
+            ("pgd-at/high", "standard/high", "pgd-at-high-0"),
+            ("trades", None, "trades-0"),
+            ("amr-gmm/low", None, "amr-gmm-low-0"),
+            ("amr-gmm/high", None, "amr-gmm-high-0"),
+        ]
+        assert [run.data for run in runs[:2]] == list(self.SPEC["data"].values())
+        assert runs[4].data == "digits+tint:rho=1"
+        assert runs[-1].grounds == (tmp_path / "standard-high-0",)
+        assert {run.changes["epochs"] for run in runs if run.method == "pgd-at"} == {2}
+        assert [run.name for run in study_plan.selected(runs, ["pgd-at"])] == ["pgd-at/low", "pgd-at/high"]
+        assert [run.name for run in study_plan.selected(runs, ["pgd-at/low"])] == ["pgd-at/low"]
+        moved = self.plan(tmp_path, "my/digits")
+        assert [run.data for run in moved[:2]] == ["my/digits+patch:rho=1/10", "my/digits+patch:rho=0.9"]
+
+    def test_all_of_it_is_one_study(self, tmp_path):
+        runs = [{"recipe": "standard"}, {"recipe": "mixup", "control": "standard"}]
+        found = study(self.SPEC | {"runs": runs}, out=tmp_path).record
+        assert found.definition["data"] == self.SPEC["data"]
+        assert [run["recipe"] for run in found.definition["runs"]] == ["standard", "mixup"]
+        assert [(test.method, test.control) for test in found.tests] == [
+            ("mixup/low", "standard/low"), ("mixup/high", "standard/high")
+        ]  # fmt: skip
+        assert all(test.test.robust is not None for test in found.tests)
+        own = {run.name: {figure.at for figure in run.analyses[0].figures} for run in found.runs}
+        assert own["mixup/low"] == {"rho 0.1 (own)"}
+        assert own["standard/high"] == {"rho 0.9 (own)"}
+
+    @pytest.mark.parametrize(
+        ("changes", "match"),
+        [
+            ({"data": {}}, "study: data: got {}; expected a data set, or several by name"),
+            ({"data": {"../x": "digits"}}, "study: data: got '../x'; expected letters, digits"),
+            ({"data": {"a": "digits", "b": 3}}, "study: data: got .* expected a data set, or several by name"),
+            ({"data": ["digits"]}, r"study: data: got \['digits'\]; expected a data set, or several by name"),
+            ({"runs": [{"recipe": "standard"}, {"recipe": "mixup", "label": "standard/low", "data": "digits"}]},
+             "different names"),
+            ({"runs": [{"recipe": "standard"}, {"recipe": "mixup", "data": "digits", "control": "standard"}]},
+             r"runs\[1\]: control: got 'standard'; expected a run on the same data, digits"),
+            ({"judge": {"all": [{"suite": "pgd-1", "transfer": ["standard"]}]}}, "transfer: got 'standard'; .*several"),
+        ],
+    )  # fmt: skip
+    def test_faults(self, changes, match, tmp_path):
+        refused(match, self.SPEC | changes, out=tmp_path / "new")
+        assert not (tmp_path / "new").exists()

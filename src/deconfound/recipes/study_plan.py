@@ -16,7 +16,8 @@ from deconfound.recipes.registry import is_stochastic
 from deconfound.recipes.resolve import merged, parse_changes, read_spec, resolve
 from deconfound.recipes.schema import Recipe, differences, validated
 from deconfound.recipes.study_analyses import Analysis, check_fits, check_possible, check_record
-from deconfound.recipes.study_file import Entry, Judgement, Study, analyses_of, folder_of, judgements_of, said_at
+from deconfound.recipes.study_file import Entry, Study, analyses_of, folder_of, judgements_of, said_at
+from deconfound.recipes.study_judgements import Judgement
 from deconfound.records import EvaluationRecord, TrainingRecord
 from deconfound.store import RunFolder, read_weights
 from deconfound.store.lock import holder
@@ -30,7 +31,8 @@ class Planned:
     """One training run of a study, and what follows from it.
 
     Attributes:
-        name: of the method.
+        name: of the method, with that of the data set where the study has several.
+        method: its name without that.
         recipe: a name or a file.
         changes: nested, the study's and the run's own, the seed, and the folders of its stages.
         path: the run's folder.
@@ -40,6 +42,7 @@ class Planned:
     """
 
     name: str
+    method: str
     recipe: str
     seed: int
     data: str
@@ -72,7 +75,8 @@ def planned(study: Study, out: Path, data: str | None = None) -> tuple[Planned, 
     Args:
         study: the study.
         out: its folder.
-        data: where the study's data set lies, in place of its name; limits and confounders stay.
+        data: where the study's data set lies, in place of its name; limits and confounders stay. Of several data sets
+            those that are read from where the first one is.
 
     Raises:
         InputError: settings that a recipe does not have, a suite that a random network would fool, an analysis that
@@ -81,13 +85,14 @@ def planned(study: Study, out: Path, data: str | None = None) -> tuple[Planned, 
     runs = []
     for place, entry in enumerate(study.runs):
         with said_at(f"{study.study}: runs[{place}]"):
-            runs += [_planned(study, entry, seed, out, data) for seed in study.seeds_of(entry)]
+            for one in study.across(entry):
+                runs += [_planned(study, one, entry.name, seed, out, data) for seed in study.seeds_of(entry)]
     return tuple(runs)
 
 
-def _planned(study: Study, entry: Entry, seed: int, out: Path, data: str | None) -> Planned:
-    name = entry.data or study.data
-    place = moved(name, data) if data is not None and base_of(name) == base_of(study.data) else name
+def _planned(study: Study, entry: Entry, method: str, seed: int, out: Path, data: str | None) -> Planned:
+    name = entry.data or study.main_data
+    place = moved(name, data) if data is not None and base_of(name) == base_of(study.main_data) else name
     stages = {stage: out / folder_of(other, seed) for stage, other in entry.stages.items()}
     given = {"stages": {stage: str(path) for stage, path in stages.items()}} if stages else {}
     changes = merged(parse_changes(study.set), parse_changes(entry.set), {"seed": seed}, given)
@@ -107,6 +112,7 @@ def _planned(study: Study, entry: Entry, seed: int, out: Path, data: str | None)
         check_fits(analysis, draft, entry.name)
     return Planned(
         name=entry.name,
+        method=method,
         recipe=entry.recipe,
         seed=seed,
         data=place,
@@ -135,14 +141,14 @@ def selected(runs: Iterable[Planned], only: Iterable[str] = (), seeds: Iterable[
         InputError: a method or a seed that the study does not have, or nothing left.
     """
     runs, only, seeds = tuple(runs), tuple(only), tuple(seeds)
-    known = {run.name: run for run in runs}
+    known = {name for run in runs for name in (run.name, run.method)}
     for name in only:
         if name not in known:
             raise unknown_name("only", name, known)
     for seed in seeds:
         found = sorted({run.seed for run in runs})
         require(seed in found, "seeds", seed, f"seeds of the study: {', '.join(map(str, found))}")
-    chosen = tuple(r for r in runs if (not only or r.name in only) and (not seeds or r.seed in seeds))
+    chosen = tuple(r for r in runs if (not only or {r.name, r.method} & {*only}) and (not seeds or r.seed in seeds))
     require(len(chosen) > 0, "seeds", list(seeds), f"a seed that {', '.join(only)} is trained with")
     return chosen
 

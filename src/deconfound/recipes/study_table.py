@@ -14,7 +14,8 @@ from deconfound.recipes.pairing import adjusted, same_attacks, tested
 from deconfound.recipes.schema import GIVEN
 from deconfound.recipes.study_analyses import read_record
 from deconfound.recipes.study_figures import analysis_result
-from deconfound.recipes.study_file import Judgement, Study
+from deconfound.recipes.study_file import Study
+from deconfound.recipes.study_judgements import Judgement
 from deconfound.recipes.study_plan import Planned, Status
 from deconfound.records import (
     Accuracy,
@@ -89,8 +90,12 @@ def _definition(study: Study) -> dict[str, Any]:
     """The study as plain data, without the places of data."""
     plain = study.model_dump(mode="json", exclude_defaults=True)
     for part in (plain, *plain["runs"]):
-        part |= {"data": without_place(part["data"])} if "data" in part else {}
+        part |= {"data": _named(part["data"])} if "data" in part else {}
     return dict(plain)
+
+
+def _named(data: str | dict[str, str]) -> str | dict[str, str]:
+    return without_place(data) if isinstance(data, str) else {key: without_place(one) for key, one in data.items()}
 
 
 def run_of(

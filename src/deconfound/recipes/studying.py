@@ -14,7 +14,8 @@ from deconfound.recipes.compute import Compute
 from deconfound.recipes.evaluating import Judging
 from deconfound.recipes.stopping import Stopped
 from deconfound.recipes.study_analyses import Analysis
-from deconfound.recipes.study_file import Judgement, read, said_at
+from deconfound.recipes.study_file import read, said_at
+from deconfound.recipes.study_judgements import Judgement
 from deconfound.recipes.study_plan import (
     Planned,
     Shelf,
