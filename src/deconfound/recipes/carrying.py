@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from deconfound import models
 from deconfound.core.guards import seeded
@@ -41,6 +41,7 @@ from deconfound.store.weights import digest_tensors
 from deconfound.training import FitResult, Hooks, fit
 from deconfound.training.plan import check_shares
 
+States = Mapping[str, Mapping[str, Tensor]]
 _logger = logging.getLogger(__name__)
 
 
@@ -145,6 +146,8 @@ def _opened(folder: RunFolder, task: _Task, *, resume: bool, overwrite: bool) ->
             raise InputError("resume", other[0], rule)
         if not folder.has_checkpoint():  # from the beginning then
             folder.metrics.unlink(missing_ok=True)
+            if not folder.record.is_file():
+                folder.forget_epochs()
         return task.is_finished(folder)
     folder.prepare(overwrite=overwrite)
     write_text(folder.recipe, recipe.to_yaml())
@@ -212,7 +215,8 @@ class _Task:
         if folder is not None:
             if self.fabric.is_global_zero:
                 journal = TensorBoardMirror(JsonLines(folder.metrics), folder.tensorboard)
-            hooks = replace(hooks, journal=journal, checkpointer=CheckpointFile(folder.path, self.digest()))
+            checkpointer = CheckpointFile(folder.path, self.digest())
+            hooks = replace(hooks, journal=journal, checkpointer=checkpointer, keep=partial(self._keep, folder))
         if self.validation is not None:
             hooks = replace(hooks, validate=validator(self.recipe, self.validation, self.fabric))
         with stop_requests() as requested:
@@ -257,7 +261,16 @@ class _Task:
             machine=machine.describe(self.fabric.device),
         )
 
+    def _keep(self, folder: RunFolder, epoch: int, states: States) -> None:
+        """Keep the weights after so many epochs."""
+        self._write_weights(folder.epoch(epoch), states, states["model"])
+
     def _write(self, folder: RunFolder, result: FitResult, record: TrainingRecord) -> None:
+        states = {name: player.state_dict() for name, player in self.objective.players().items()}
+        self._write_weights(folder, states, result.model)
+        write_text(folder.record, record.to_json())
+
+    def _write_weights(self, folder: RunFolder, states: States, model: Mapping[str, Tensor]) -> None:
         metadata = {
             "class_names": self.class_names,
             "data_digest": self.data_digest,
@@ -266,11 +279,6 @@ class _Task:
             "recipe_digest": self.recipe.digest(),
             "shape": self.shape,
         } | ({"stages": facts_of(self.stages)} if self.stages else {})
-        players = {
-            f"{name}/{key}": tensor
-            for name, player in self.objective.players().items()
-            for key, tensor in player.state_dict().items()
-        }
+        players = {f"{name}/{key}": tensor for name, state in states.items() for key, tensor in state.items()}
         write_weights(folder.players, players, metadata)
-        write_weights(folder.model, result.model, metadata)
-        write_text(folder.record, record.to_json())
+        write_weights(folder.model, model, metadata)

@@ -103,6 +103,7 @@ FITS: Mapping[str, Callable[[Recipe], bool]] = {
     "pictures": _is_cut,
     "exposure": lambda recipe: recipe.sampler is not None,
     "effects": lambda recipe: isinstance(recipe.objective, AMRGMMSettings | CafeSettings),
+    "checkpoints": lambda recipe: recipe.keep_every is not None and _any_of(recipe.objective, _has_style),
 }
 """Whether runs of a recipe will have what a kind of analysis needs; what data must have is not asked."""
 

@@ -10,6 +10,7 @@ from deconfound.recipes.study_analyses import Analysis
 from deconfound.records import (
     Accuracy,
     AnalysisRecord,
+    CheckpointsRecord,
     EffectsRecord,
     Estimate,
     ExposureRecord,
@@ -132,6 +133,17 @@ def _pictures(record: PicturesRecord) -> Iterator[StudyFigure]:
         yield StudyFigure(name="predicted as decoded", at=kind, value=agree, share=True)
 
 
+def _checkpoints(record: CheckpointsRecord) -> Iterator[StudyFigure]:
+    for one in record.correlations:
+        yield StudyFigure(name="rank correlation with robust accuracy", at=one.measure, value=one.rho)
+        yield StudyFigure(name="p", at=one.measure, value=one.p_value)
+    for point in record.points:
+        at = f"epoch {point.epoch}"
+        yield _share("adversarial", point.adversarial, at)
+        yield StudyFigure(name="largest correlation", at=at, value=point.held_out.largest)
+        yield StudyFigure(name="mean correlation", at=at, value=point.held_out.mean)
+
+
 _FIGURES: Mapping[str, Callable[[Any], Iterator[StudyFigure]]] = {
     "style": _style,
     "reliance": _reliance,
@@ -139,6 +151,7 @@ _FIGURES: Mapping[str, Callable[[Any], Iterator[StudyFigure]]] = {
     "pictures": _pictures,
     "exposure": _exposure,
     "effects": _effects,
+    "checkpoints": _checkpoints,
 }
 
 __all__ = ["SHORT", "analysis_result"]

@@ -17,6 +17,7 @@ from deconfound.records.analysis import (
 from deconfound.records.base import SCHEMA_VERSION, Interval, Machine, Record, Threat, VersionedRecord, show_radius
 from deconfound.records.card import CardEvaluation, ExportedFile, ModelCard
 from deconfound.records.certification import CertificationRecord, CertifiedPoint, CertifiedShare
+from deconfound.records.checkpoints import CheckpointsRecord, KeptEpoch, RankCorrelation
 from deconfound.records.effects import EffectsRecord, FeatureKind, InversionDistance
 from deconfound.records.exposure import Centre, ExposureRecord, Looks, Mean, View
 from deconfound.records.instruments import Effect, Estimate, FirstStage, InstrumentsRecord, Statistic
@@ -63,6 +64,7 @@ __all__ = [
     "CertificationRecord",
     "CertifiedPoint",
     "CertifiedShare",
+    "CheckpointsRecord",
     "CardEvaluation",
     "Centre",
     "Check",
@@ -84,6 +86,7 @@ __all__ = [
     "Interval",
     "Intervention",
     "InversionDistance",
+    "KeptEpoch",
     "Looks",
     "Machine",
     "ModelCard",
@@ -95,6 +98,7 @@ __all__ = [
     "Picture",
     "PicturedImage",
     "PicturesRecord",
+    "RankCorrelation",
     "Reader",
     "Record",
     "ReliancePoint",

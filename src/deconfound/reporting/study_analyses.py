@@ -16,6 +16,7 @@ CAPTIONS: Mapping[str, str] = {
     "style": "Content and style: accuracy on natural images and on adversarial ones, and what leaks",
     "instruments": "Instrument diagnostics",
     "exposure": "Instrument exposure",
+    "checkpoints": "Disentanglement against robustness over kept epochs",
     "pictures": "Feature pictures: how near they come to their features",
 }
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -27,6 +28,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "reliance",
         "unsteady",
     ),
+    "checkpoints": ("rank correlation with robust accuracy", "p"),
     "instruments": ("joint F", "p wu-hausman", "p sargan", "p hansen"),
 }
 """What the tables of words show of a kind that finds more than fits on a page; the table of numbers has it all."""
