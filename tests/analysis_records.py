@@ -6,6 +6,8 @@ from deconfound.records import (
     Accuracy,
     Attacker,
     Centre,
+    CheckpointsRecord,
+    Correlations,
     Effect,
     EffectsRecord,
     Estimate,
@@ -16,11 +18,13 @@ from deconfound.records import (
     InstrumentsRecord,
     Intervention,
     InversionDistance,
+    KeptEpoch,
     Looks,
     Machine,
     Mean,
     PicturedImage,
     PicturesRecord,
+    RankCorrelation,
     ReliancePoint,
     RelianceRecord,
     Saliency,
@@ -144,3 +148,22 @@ def make_pictures(png, images=2, kinds=("natural", "adversarial"), **changes):
         "n": images, "dimension": 100, "optimisation": {"steps": 256}, "integration": {"steps": 64}, "images": shown,
     }  # fmt: skip
     return PicturesRecord(**(fields | changes))
+
+
+def make_checkpoints(**changes):
+    points = tuple(
+        KeptEpoch(
+            epoch=epoch, digest="m", natural=accuracy(0.9), adversarial=accuracy(robust), leakage=1e-7,
+            held_out=Correlations(largest=0.5 - epoch / 20, mean=0.2 - epoch / 40),
+        )
+        for epoch, robust in ((1, 0.3), (2, 0.4), (4, 0.6))
+    )  # fmt: skip
+    fields = ORIGIN | {
+        "threat": Threat(norm="linf", eps=0.1), "attack": Attacker(name="pgd-20", settings={"steps": 20}),
+        "basis": "exact", "points": points,
+        "correlations": (
+            RankCorrelation(measure="largest correlation", rho=-1.0, p_value=1 / 3, exact=True),
+            RankCorrelation(measure="mean correlation", rho=float("nan"), p_value=float("nan"), exact=True),
+        ),
+    }  # fmt: skip
+    return CheckpointsRecord(**(fields | changes))

@@ -16,6 +16,7 @@ from deconfound.cli.app import app
 from deconfound.data.families import family_of
 from deconfound.errors import InputError
 from deconfound.evaluation.gradients import ZERO_GRADIENT_SHARE
+from deconfound.recipes import study_file, study_plan
 from deconfound.recipes.listing import listing
 from deconfound.recipes.resolve import names, parse_changes, resolve
 
@@ -116,7 +117,10 @@ def test_a_wrong_command_would_show():
 def test_yaml_is_yaml():
     for page in PAGES:
         for block in blocks(page, "yaml"):
-            assert yaml.safe_load(block.text) is not None
+            plain = yaml.safe_load(block.text)
+            assert plain is not None
+            if "study" in plain:
+                study_plan.planned(study_file.read(plain), Path("out"))
 
 
 def test_no_result_is_typed_by_hand():

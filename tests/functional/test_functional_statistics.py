@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import pytest
 from hypothesis import example, given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from deconfound.errors import InputError
-from deconfound.functional.statistics import holm, mcnemar, paired_interval, wilson_interval
+from deconfound.functional.statistics import holm, mcnemar, paired_interval, spearman, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -177,3 +178,29 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values, alpha):
             break
         rejected.add(place)
     assert {i for i, p in enumerate(holm(p_values)) if p <= alpha} == rejected
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=6))
+@settings(max_examples=20, deadline=None)
+def test_spearman_is_the_share_of_orders_at_least_as_far(pairs):
+    first, second = ([pair[i] for pair in pairs] for i in (0, 1))
+    rho, p = spearman(first, second)
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        assert math.isnan(rho)
+        assert math.isnan(p)
+        return
+    expected = stats.spearmanr(first, second).statistic
+    assert rho == pytest.approx(expected)
+    orders = [stats.spearmanr(first, order).statistic for order in permutations(second)]
+    assert p == pytest.approx(sum(abs(one) >= abs(expected) - 1e-9 for one in orders) / len(orders))
+
+
+def test_spearman_of_many_and_bad_input():
+    first, second = list(range(12)), [3, 1, 2, 0, 5, 4, 9, 7, 8, 6, 11, 10]
+    found = stats.spearmanr(first, second)
+    assert spearman(first, second) == pytest.approx((found.statistic, found.pvalue))
+    assert spearman([1, 2, 3], [3, 2, 1]) == (-1.0, pytest.approx(2 / 6))
+    with pytest.raises(InputError, match="second: got 2; expected as many values as first, 3"):
+        spearman([1, 2, 3], [1, 2])
+    with pytest.raises(InputError, match="first: got 1; expected at least two"):
+        spearman([1], [1])

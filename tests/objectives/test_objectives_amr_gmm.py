@@ -293,11 +293,40 @@ def test_a_moment_of_ones_own():
     torch.testing.assert_close(torch.stack(twice), 2 * torch.stack(once))
 
 
+def test_without_a_penalty_g_climbs_j_alone_and_its_distance_is_still_logged():
+    batch = batch_of()
+    free, bound = game("vectors", penalty=0.0), game("vectors", penalty=1.0)
+    (_, first), *_ = take(free, batch)
+    (_, other), *_ = take(bound, batch)
+    torch.testing.assert_close(first.total.detach(), -first.parts["moment"], rtol=0, atol=0)
+    assert first.parts == other.parts  # both begin alike, and what is measured is the same
+    assert float(first.parts["penalty"]) > 0
+    names = {"distance", "causal_cross_entropy", "counterfactual_cross_entropy"}
+    assert names <= first.parts.keys()
+    for _ in range(40):
+        for objective in (free, bound):
+            for _, loss in take(objective, batch, 0.01):
+                assert loss.total.isfinite()
+    (_, far), *_ = take(free, batch, 0.0)
+    (_, near), *_ = take(bound, batch, 0.0)
+    assert far.parts["penalty"] > near.parts["penalty"]
+    assert far.parts["moment"] > near.parts["moment"]
+
+
+def test_a_penalty_that_overflows_is_no_nan_without_weight():
+    objective, batch = game("vectors", penalty=0.0), batch_of()
+    play = objective._play(batch, objective.craft(batch, BEGIN, Streams(0, batch.index)))
+    free = objective.ascent(play._replace(instrument=play.instrument + 1e25))
+    assert free.parts["penalty"].isinf()  # which the training loop reports as a divergence
+    assert free.total.isfinite()
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
         ({"moments": "residuals"}, "moment: got 'residuals'; expected one of"),
-        ({"penalty": 0.0}, "penalty: got 0.0; expected a number above 0"),
+        ({"penalty": -0.1}, "penalty: got -0.1; expected a number of at least 0"),
+        ({"penalty": float("nan")}, "penalty: got nan; expected a number of at least 0"),
         ({"test": "frozen"}, "test: got 'frozen'; expected one of learned, random, none"),
         ({"norm": "both"}, "norm: got 'both'; expected one of instrument, shared"),
     ],

@@ -134,6 +134,16 @@ def test_a_step_of_g_then_one_of_h_against_the_new_g():
     assert float(h.weight.grad) == pytest.approx(float(-(t * 3 * z).mean()), rel=1e-4)
 
 
+def test_without_a_penalty_the_loss_of_g_is_the_moment_alone():
+    source = Confounded()
+    batch = next(source.batches([torch.arange(COUNT)]))
+    t, z, y = batch.images.T
+    step = next(Minimax(line(0.5), line(1.0), values, penalty=0).steps(batch, None, None))
+    loss = step.loss()
+    torch.testing.assert_close(loss.total.detach(), -((y - 0.5 * t) * z).mean())
+    torch.testing.assert_close(loss.parts["penalty"], (z**2).mean())
+
+
 def test_bad_settings():
     with pytest.raises(InputError, match="penalty: got -1"):
         Minimax(line(0), line(1), values, penalty=-1)

@@ -23,6 +23,7 @@ from deconfound.objectives import (
     WeightPerturbed,
 )
 from deconfound.recipes.analysing import Look, look_into
+from deconfound.recipes.cafe import UNBOUND
 from deconfound.recipes.loading import build_model, load_run
 from deconfound.recipes.players import restored
 from deconfound.recipes.registry import build_objective, is_stochastic
@@ -299,7 +300,7 @@ class TestBadInput:
             ("cafe/trades", "objective.host.betta=1", r"did you mean 'objective\.host\.beta'"),
             ("cafe/adv", "objective.gamma=x", r"objective\.gamma: got 'x'; expected a finite number"),
             ("cafe/adv", "objective.weight=-1", r"objective\.weight: got -1"),
-            ("amr-gmm", "objective.penalty=0", r"objective\.penalty: got 0; expected a number above 0"),
+            ("amr-gmm", "objective.penalty=-1", r"objective\.penalty: got -1; expected at least 0"),
             ("amr-gmm", "awp.gamma=0.1", "awp: got .* expected none with amr-gmm"),
             ("fair/adv", "stages.amr=x", "stages: got 'amr'; expected one of base"),
         ],
@@ -348,6 +349,19 @@ class TestBadInput:
         assert [entry.message for entry in caplog.records] == [
             "causal inversion looks further than the attack: gamma 0.4 is above eps 0.1"
         ]
+
+    def test_without_a_penalty_the_record_and_the_log_say_that_g_is_unbound(self, base, caplog):
+        changes = FAIR | {"objective.penalty": 0}
+        with caplog.at_level(logging.WARNING, logger="deconfound"):
+            record = trained("amr-gmm", changes, stages={"base": base}).record
+        assert record.warnings == tuple(entry.message for entry in caplog.records) == (UNBOUND,)
+        names = {"distance", "causal_cross_entropy", "counterfactual_cross_entropy", "penalty", "moment"}
+        for row in record.history:
+            assert {f"g_{name}" for name in names} <= row.keys()
+            assert row["g_loss"] == pytest.approx(-row["g_moment"])
+        still = trained("amr-gmm", changes | {"objective.test": "random"}, stages={"base": base}).record
+        assert still.warnings == ()  # this g does not move
+        assert "h_distance" in still.history[0]
 
 
 class TestEffects:

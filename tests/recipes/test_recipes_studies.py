@@ -409,19 +409,51 @@ def test_the_studies_that_come_with_the_library(name, tmp_path):
     assert found.study == name
     assert found.about.endswith(".")
     runs = study_plan.planned(found, tmp_path, "here")
-    assert all(run.data in ("here", "here:train=10000") for run in runs)
+    assert {run.data.partition("+")[0] for run in runs} <= {"here", "here:train=10000"}
     for run in runs:
         control = next((other for other in runs if (other.name, other.seed) == (run.control, run.seed)), None)
         assert (control is None) == (run.control is None)
         if control is not None:  # every judgement but those that a random network refuses has a partner
             asked = {judgement.question for judgement in control.judgements}
-            assert {"adaptive", "unseen"} <= {judgement.question for judgement in run.judgements} & asked
+            needed = {"pgd-20"} if name == "confounded" else {"adaptive", "unseen"}
+            assert needed <= {judgement.question for judgement in run.judgements} & asked
             image_sizes = {study_plan.resolve(study_plan.read_spec(one.recipe), data="x", family=_FAMILY[name],
                            changes=one.changes).image_size for one in (run, control)}  # fmt: skip
             assert len(image_sizes) == 1
 
 
 _FAMILY = {"mnist": "mnist", "fashion": "fashion", "cifar10": "cifar", "cifar10-small": "cifar"}
+_FAMILY |= dict.fromkeys(("amr-gmm", "confounded"), "digits")
+
+
+def test_the_confounded_study_trains_every_defence_at_every_rho(tmp_path):
+    runs = study_plan.planned(study_file.read("confounded"), tmp_path)
+    defences = {"standard", "mixup", "bpfc", "fgsm-rs", "pgd-at", "trades", "mart", "pgd-at+awp", "help",
+                "causaladv-m", "causaladv-t", "cafe/adv", "cafe/trades", "ciiv", "ciiv+pgd-at",
+                "smoothing"}  # fmt: skip
+    rhos = ("1/10", "0.5", "0.9", "0.99")
+    for name in defences:
+        mine = [run for run in runs if run.method == name]
+        assert [run.data for run in mine] == [f"digits+patch:rho={rho}" for rho in rhos]
+        assert {tuple(one.kind for one in run.analyses) for run in mine} == {("reliance",)}
+    assert {run.method for run in runs} - defences == {"amr-gmm", "fair/adv", "fair/trades"}
+    epochs = {run.method: run.changes["epochs"] for run in runs}
+    assert {name for name, count in epochs.items() if count != 12} == {
+        "amr-gmm", "fair/adv", "fair/trades", "cafe/adv", "cafe/trades"
+    }  # fmt: skip
+
+
+def test_ablations_of_the_game_differ_in_one_setting_each(tmp_path):
+    runs = study_plan.planned(study_file.read("amr-gmm"), tmp_path)
+    base, *games = runs
+    found = {run.name: study_plan.resolve(study_plan.read_spec(run.recipe), data=run.data, family="digits",
+             changes=run.changes) for run in games}  # fmt: skip
+    assert {name: (one.objective.penalty, one.objective.test) for name, one in found.items()} == {
+        "lambda-0": (0, "learned"), "lambda-0.1": (0.1, "learned"), "lambda-1": (1, "learned"),
+        "lambda-10": (10, "learned"), "g-random": (1, "random"), "g-identity": (1, "none"),
+    }  # fmt: skip
+    assert {run.grounds for run in games} == {(base.path,)}
+    assert {tuple(one.name for one in run.analyses) for run in games} == {("analyze-effects",)}
 
 
 def test_seeds_of_the_mnist_study(tmp_path):
@@ -570,4 +602,4 @@ def test_nothing_of_a_machine_or_an_example_is_in_the_record(by_hand):
 def test_python_has_it_by_name():
     assert deconfound.study is study
     assert deconfound.StudyRecord is StudyRecord
-    assert list(itertools.islice(study_file.names(), 4)) == ["cifar10", "cifar10-small", "fashion", "mnist"]
+    assert list(itertools.islice(study_file.names(), 4)) == ["amr-gmm", "cifar10", "cifar10-small", "confounded"]

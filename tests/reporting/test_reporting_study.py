@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 
 import pytest
 from rich.console import Console
@@ -14,7 +15,9 @@ from deconfound.records import (
     Machine,
     PairedDifference,
     PairedTest,
+    StudyAnalysis,
     StudyDifference,
+    StudyFigure,
     StudyMean,
     StudyRecord,
     StudyResult,
@@ -23,7 +26,7 @@ from deconfound.records import (
     Threat,
     Verdict,
 )
-from deconfound.reporting import csv_table, markdown_table, render, study_grids, study_view
+from deconfound.reporting import analyses_csv, csv_table, markdown_table, render, study_grids, study_view
 
 MACHINE = Machine(device="cpu", processor="x", threads=1, versions={})
 DOUBT = Verdict(reliable=False, reasons=("the loss is | masked",))
@@ -208,3 +211,61 @@ def test_on_the_screen_and_on_the_page(record, make):
     assert 'href="#study"' in page
     assert "mean of 0, 1" in page
     assert 'href="#study"' not in render([make["evaluation"]()])
+
+
+def found(kind, *figures, n=40):
+    return StudyAnalysis(
+        analysis=f"analyze-{kind}", about=kind, n=n, seed=1, figures=figures, notes=("a <note>",), seconds=1.0,
+        digests={"model": "m", "data": "d"}, machine=MACHINE,
+    )  # fmt: skip
+
+
+def with_analyses(record):
+    share = StudyFigure(name="observed", at="rho 0.5", value=0.8, interval=(0.7, 0.9), share=True)
+    gap = StudyFigure(name="gap under do(shape = other)", at="rho 0.5", value=0.2, share=True)
+    reliance = StudyFigure(name="reliance", at="rho 0.9 (own)", value=0.25, interval=(0.2, 0.3), share=True)
+    numbers = [StudyFigure(name="Adv", value=0.5, share=True), StudyFigure(name="|g(Z) - Z|", value=7.26123)]
+    old, _, new, *others = record.runs
+    runs = (
+        old.model_copy(update={"analyses": (found("reliance", reliance, share, gap),)}),
+        new.model_copy(update={"analyses": (found("reliance", share), found("effects", *numbers, n=30))}),
+        *others,
+    )
+    return record.model_copy(update={"runs": runs})
+
+
+def test_what_analyses_found_has_a_table_for_each(record):
+    reliance, effects = study_grids(with_analyses(record))[2:]
+    assert reliance.caption.startswith("Causal reliance: ")
+    assert reliance.caption.endswith("; n 40, seed 1, 95 % intervals")
+    assert reliance.headings == ("method", "seed", "at", "observed", "reliance")
+    assert reliance.rows == (
+        ("old", "0", "rho 0.9 (own)", "", "25.0 % [20.0, 30.0]"),
+        ("old", "0", "rho 0.5", "80.0 % [70.0, 90.0]", ""),
+        ("new", "0", "rho 0.5", "80.0 % [70.0, 90.0]", ""),
+    )  # fmt: skip
+    assert reliance.remarks == ("a <note>",)
+    assert effects.headings == ("method", "seed", "Adv", "|g(Z) - Z|")
+    assert effects.rows == (("new", "0", "50.0 %", "7.261"),)
+
+
+def test_the_numbers_of_analyses_are_all_in_one_table(record):
+    rows = list(csv.DictReader(io.StringIO(analyses_csv(with_analyses(record)))))
+    assert [(row["method"], row["kind"], row["at"], row["figure"], row["value"]) for row in rows] == [
+        ("old", "reliance", "rho 0.9 (own)", "reliance", "0.25"),
+        ("old", "reliance", "rho 0.5", "observed", "0.8"),
+        ("old", "reliance", "rho 0.5", "gap under do(shape = other)", "0.2"),
+        ("new", "reliance", "rho 0.5", "observed", "0.8"),
+        ("new", "effects", "", "Adv", "0.5"),
+        ("new", "effects", "", "|g(Z) - Z|", "7.26123"),
+    ]  # fmt: skip
+    assert (rows[0]["low"], rows[0]["high"], rows[2]["low"], rows[0]["control"]) == ("0.2", "0.3", "", "")
+    assert rows[3]["control"] == "old"
+
+
+def test_records_without_analyses_are_read_as_they_are(record):
+    """Studies that were recorded before analyses were part of them."""
+    plain = json.loads(record.to_json())
+    for run_of_it in plain["runs"]:
+        del run_of_it["analyses"]
+    assert StudyRecord.from_json(json.dumps(plain)) == record

@@ -18,7 +18,7 @@ def study(
     data: Data = None,
     only: Annotated[str | None, typer.Option(metavar="NAME,..", help="Work on these methods [all].")] = None,
     seeds: Annotated[str | None, typer.Option(metavar="S,..", help="Work on these training seeds [all].")] = None,
-    part: Annotated[str, typer.Option(metavar="P", help="all, or one of train, judge, table.")] = "all",
+    part: Annotated[str, typer.Option(metavar="P", help="all, or one of train, judge, analyze, table.")] = "all",
     table: Annotated[bool, typer.Option("--table", help="Write the table again; short for --part table.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, and say what is done and what is left.")] = False,
     device: Annotated[str, typer.Option(metavar="D", help="auto, cpu or cuda.")] = "auto",

@@ -20,7 +20,7 @@ from deconfound.core.types import Batch, DeclaredAttack, Loss, Progress, Step
 from deconfound.errors import InputError, require
 from deconfound.functional.losses import cross_entropy
 from deconfound.functional.moments import Moment, moment
-from deconfound.objectives.minimax import weight_of
+from deconfound.objectives.minimax import ascended, weight_of
 
 Test = Literal["learned", "random", "none"]
 Source = Literal["instrument", "shared"]
@@ -48,14 +48,14 @@ class AMRGMM:
         test_function: g, of h's form; None with ``test="none"``.
         attack: inner maximiser with ``keep="last"`` on the network (the authors: PGD-10).
         moments: name of a moment of logits, or one of one's own.
-        penalty: lambda, above 0.
+        penalty: lambda, at least 0; with 0, the authors' ablation, nothing bounds the test function.
         test: ``learned``; ``random``, where g stays at its start; ``none``, where g(Z) is Z.
         norm: which inputs h's running BatchNorm statistics, used in evaluation, are of: Z alone (``instrument``), or
             g(Z) and Z (``shared``, as the authors have it).
         climbed: what the attack climbs; None for the network.
 
     Raises:
-        InputError: unknown moment, test or norm, a penalty of 0 or less, a g too few or too many.
+        InputError: unknown moment, test or norm, a penalty below 0, a g too few or too many.
 
     The authors train by AdamW, learning rate 1e-4, weight decay 1e-5, amsgrad, for 10 epochs.
 
@@ -114,7 +114,7 @@ class AMRGMM:
         value = self.moment.value(play.labels, causal, counterfactual).mean()
         bound = self.moment.penalty(tested, play.instrument)
         parts = {"moment": value, "penalty": bound} | self._entropies(play, causal, counterfactual, tested)
-        return Loss(self.penalty * bound - value, _detached(parts), counterfactual.detach())
+        return Loss(ascended(value, bound, self.penalty), _detached(parts), counterfactual.detach())
 
     def descent(self, play: Play, update: bool = False) -> Loss:
         """J as a function of h; g and the network are fixed. Also the prediction from h(Z), for the log.

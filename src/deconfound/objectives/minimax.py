@@ -26,13 +26,24 @@ class Observation(NamedTuple):
 
 
 def weight_of(penalty: float) -> float:
-    """lambda, if it is a number above 0: without a penalty the test function has no bound.
+    """lambda, if it is a number of at least 0; with 0 nothing bounds the test function.
 
     Raises:
         InputError: something else.
     """
-    require(0 < penalty < float("inf"), "penalty", penalty, "a number above 0, which bounds the test function")
+    require(0 <= penalty < float("inf"), "penalty", penalty, "a number of at least 0, which bounds the test function")
     return penalty
+
+
+def ascended(value: Tensor, bound: Tensor, penalty: float) -> Tensor:
+    """What the test function descends: -E[m] + lambda bound, and -E[m] itself with lambda 0.
+
+    Without the bound in it, a penalty that has overflowed makes no NaN of a moment that has not.
+
+    >>> float(ascended(torch.tensor(2.0), torch.tensor(float("inf")), 0.0))
+    -2.0
+    """
+    return penalty * bound - value if penalty else -value
 
 
 class Minimax:
@@ -50,11 +61,11 @@ class Minimax:
         test_function: g, instrument -> what the penalty reads.
         read: an observation from a batch.
         moments: name of a moment, or one of one's own.
-        penalty: lambda, above 0.
+        penalty: lambda, at least 0; with 0 nothing bounds the test function.
         decode: applied to h(T) and g(Z) before the moment, e.g. from a value to logits.
 
     Raises:
-        InputError: unknown moment, a penalty of 0 or less.
+        InputError: unknown moment, a penalty below 0.
 
     Source: Lewis & Syrgkanis 2018, arXiv 1803.07164; Dikkala et al. 2020, arXiv 2006.07201.
     """
@@ -88,7 +99,7 @@ class Minimax:
         tested = self.test_function(seen.instrument)
         value = self.moment.value(seen.outcome, predicted, self.decode(tested)).mean()
         bound = self.moment.penalty(tested, seen.instrument)
-        return Loss(-value + self.penalty * bound, {"moment": value.detach(), "penalty": bound.detach()})
+        return Loss(ascended(value, bound, self.penalty), {"moment": value.detach(), "penalty": bound.detach()})
 
     def _descent(self, seen: Observation) -> Loss:
         with torch.no_grad():

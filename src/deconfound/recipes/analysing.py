@@ -22,6 +22,7 @@ from deconfound.recipes.loading import Loaded, load_run
 from deconfound.recipes.picturing import matching_of, pictures_analysis
 from deconfound.recipes.players import folder_of
 from deconfound.recipes.relying import parse_rhos, reliance_analysis
+from deconfound.recipes.remembering import checkpoints_analysis
 from deconfound.recipes.schema import Recipe
 from deconfound.recipes.styling import style_analysis
 from deconfound.recipes.targets import check_fit, chosen, data_of_run, device_of, origin_facts
@@ -71,12 +72,8 @@ class Look:
             raise unknown_name("kind", self.kind, (*KINDS, ALL))
         for option, value in self.options().items():
             takers = [name for name, kind in KINDS.items() if option in kind.options]
-            require(
-                self.kind in (*takers, ALL),
-                option,
-                value,
-                f"none with kind {self.kind}; it belongs to {' and '.join(takers)}",
-            )
+            rule = f"none with kind {self.kind}; it belongs to {' and '.join(takers)}"
+            require(self.kind in (*takers, ALL), option, value, rule)
         parse_rhos(self.rho)
         check_components(*components_of(self))
         matching_of(self)
@@ -158,6 +155,11 @@ KINDS: Mapping[str, Kind] = {
         "what adversarial, counterfactual and causal features predict, and how near causal inversion comes to it",
         "a hypothesis model h, which runs of AMR-GMM and CAFE have (recipes amr-gmm, cafe/... and cafe-authors/...)",
         effects_analysis,
+    ),
+    "checkpoints": Kind(
+        "does style keep less of content in the epochs whose network withstands more (rank correlation over epochs)",
+        "a style branch and kept epochs, which runs of CausalAdv have that were trained with --set keep_every=N",
+        checkpoints_analysis,
     ),
 }
 

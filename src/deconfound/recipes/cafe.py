@@ -34,18 +34,21 @@ images would always choose the largest one.
 """
 
 
+UNBOUND = "the penalty is 0, so nothing bounds the test function g: its moment may grow as long as it is trained"
+
+
 class AMRGMMSettings(ObjectiveSettings):
     """The game in the features of the stage ``base``.
 
     ``layer`` is where its network is cut (null: at its last feature map), ``form`` that of h and g; ``moment`` and
-    ``penalty`` are J and lambda, ``test`` says whether g learns, stays at its start, or is the identity; ``norm`` which
-    inputs h's running BatchNorm statistics are of.
+    ``penalty`` are J and lambda (0: nothing bounds g), ``test`` says whether g learns, stays at its start, or is the
+    identity; ``norm`` which inputs h's running BatchNorm statistics are of.
     """
 
     layer: str | None = None
     form: Form = "auto"
     moment: Literal["log_product", "class_residual"] = "log_product"
-    penalty: Annotated[float, Field(gt=0)] = 1.0
+    penalty: Annotated[float, Field(ge=0)] = 1.0
     test: Test = "learned"
     norm: Source = "instrument"
 
@@ -148,6 +151,13 @@ def warn_of_radius(recipe: Recipe) -> None:
     settings = recipe.objective
     if isinstance(settings, CafeSettings) and settings.gamma is not None and recipe.norm == "linf":
         causal_inversion(settings.gamma, eps=recipe.eps)
+
+
+def cautions(recipe: Recipe) -> tuple[str, ...]:
+    """What to distrust in a run of a recipe whatever comes out of it, one line each; for its record and the log."""
+    settings = recipe.objective
+    unbound = isinstance(settings, AMRGMMSettings) and settings.penalty == 0 and settings.test == "learned"
+    return (UNBOUND,) if unbound else ()
 
 
 def _stepped(recipe: Recipe) -> Recipe:

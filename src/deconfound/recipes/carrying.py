@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from deconfound import models
 from deconfound.core.guards import seeded
@@ -22,7 +23,7 @@ from deconfound.data.naming import without_place
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes import machine
 from deconfound.recipes.beginning import begin
-from deconfound.recipes.cafe import warn_of_radius
+from deconfound.recipes.cafe import cautions, warn_of_radius
 from deconfound.recipes.compute import Compute, first_decides
 from deconfound.recipes.entries import Stage
 from deconfound.recipes.loading import build_model, load
@@ -39,6 +40,9 @@ from deconfound.store.journal import TensorBoardMirror
 from deconfound.store.weights import digest_tensors
 from deconfound.training import FitResult, Hooks, fit
 from deconfound.training.plan import check_shares
+
+States = Mapping[str, Mapping[str, Tensor]]
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +146,8 @@ def _opened(folder: RunFolder, task: _Task, *, resume: bool, overwrite: bool) ->
             raise InputError("resume", other[0], rule)
         if not folder.has_checkpoint():  # from the beginning then
             folder.metrics.unlink(missing_ok=True)
+            if not folder.record.is_file():
+                folder.forget_epochs()
         return task.is_finished(folder)
     folder.prepare(overwrite=overwrite)
     write_text(folder.recipe, recipe.to_yaml())
@@ -169,6 +175,8 @@ class _Task:
         self.augmentation = build_augmentation(**recipe.augmentation.model_dump())
         self.augmentation(torch.zeros(1, *self.shape), Streams(0, [0]))  # what does not suit the images is refused here
         warn_of_radius(recipe)
+        for line in cautions(recipe):
+            _logger.warning(line)
         self.plans = plans
         self.build_on(foreseen(plans, ground, ready))
         for name in recipe.players:
@@ -207,7 +215,8 @@ class _Task:
         if folder is not None:
             if self.fabric.is_global_zero:
                 journal = TensorBoardMirror(JsonLines(folder.metrics), folder.tensorboard)
-            hooks = replace(hooks, journal=journal, checkpointer=CheckpointFile(folder.path, self.digest()))
+            checkpointer = CheckpointFile(folder.path, self.digest())
+            hooks = replace(hooks, journal=journal, checkpointer=checkpointer, keep=partial(self._keep, folder))
         if self.validation is not None:
             hooks = replace(hooks, validate=validator(self.recipe, self.validation, self.fabric))
         with stop_requests() as requested:
@@ -246,13 +255,22 @@ class _Task:
             seconds=result.seconds,
             images_per_second=result.images_per_second,
             resumed=result.resumed,
-            warnings=result.warnings,
+            warnings=(*cautions(self.recipe), *result.warnings),
             history=result.history,
             stages=uses_of(self.stages),
             machine=machine.describe(self.fabric.device),
         )
 
+    def _keep(self, folder: RunFolder, epoch: int, states: States) -> None:
+        """Keep the weights after so many epochs."""
+        self._write_weights(folder.epoch(epoch), states, states["model"])
+
     def _write(self, folder: RunFolder, result: FitResult, record: TrainingRecord) -> None:
+        states = {name: player.state_dict() for name, player in self.objective.players().items()}
+        self._write_weights(folder, states, result.model)
+        write_text(folder.record, record.to_json())
+
+    def _write_weights(self, folder: RunFolder, states: States, model: Mapping[str, Tensor]) -> None:
         metadata = {
             "class_names": self.class_names,
             "data_digest": self.data_digest,
@@ -261,11 +279,6 @@ class _Task:
             "recipe_digest": self.recipe.digest(),
             "shape": self.shape,
         } | ({"stages": facts_of(self.stages)} if self.stages else {})
-        players = {
-            f"{name}/{key}": tensor
-            for name, player in self.objective.players().items()
-            for key, tensor in player.state_dict().items()
-        }
+        players = {f"{name}/{key}": tensor for name, state in states.items() for key, tensor in state.items()}
         write_weights(folder.players, players, metadata)
-        write_weights(folder.model, result.model, metadata)
-        write_text(folder.record, record.to_json())
+        write_weights(folder.model, model, metadata)

@@ -129,6 +129,8 @@ class Recipe(LoopSettings):
     def identity(self) -> dict[str, Any]:
         """What decides the result, as plain data: all but where data and given stages lie (their content is hashed)."""
         plain = self.model_dump(mode="json", exclude={"data"})
+        if self.keep_every is None:
+            del plain["keep_every"]  # recipes from before there was this key are what they were
         plain["stages"] = {name: GIVEN if isinstance(how, str) else how for name, how in self.stages.items()}
         return plain
 

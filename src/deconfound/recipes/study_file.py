@@ -1,88 +1,32 @@
-"""Studies as they are written down: methods, seeds, judgements and controls in a YAML file."""
+"""Studies as they are written down: methods, seeds, judgements, analyses and controls in a YAML file."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import ValidationError
 
-from deconfound.attacks import suites
-from deconfound.attacks.budgets import budget as budget_of
-from deconfound.core.threat import Norm, parse_norm, show_radius
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes.resolve import read_spec, read_yaml
-from deconfound.recipes.schema import Radius, input_error
+from deconfound.recipes.schema import input_error
+from deconfound.recipes.study_analyses import Analysis, Seed
+from deconfound.recipes.study_judgements import Judgement
 from deconfound.training.settings import Settings
 
 FIELD = "study"
-KINDS = ("deterministic", "stochastic", "all")
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+ModelKind = Literal["deterministic", "stochastic", "all"]
+KINDS = get_args(ModelKind)
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._/-]*", re.ASCII)
 # What a run entry says in words of its own.
 _OWN_KEYS = {"seed": "seeds", "data": "data", "recipe": "recipe", "stages": "stages"}
 _Made = TypeVar("_Made", bound=Settings)
-
-
-class Judgement(Settings):
-    """How a run is judged: the options of ``deconfound evaluate`` that change what is found, and ``compile``.
-
-    ``n`` null: all test images, for a random model those of the budget. ``norm`` and ``eps`` null: as trained.
-    ``transfer`` names methods of the study whose adversarial images are tried too (``--transfer-from``): those of the
-    same seed, or of the first seed of a method that was not trained with it. No run is a source for itself.
-    """
-
-    suite: str
-    n: Annotated[int, Field(ge=1)] | None = None
-    sample: Seed | None = None
-    budget: str = "normal"
-    seed: Seed = 0
-    norm: Annotated[Norm, BeforeValidator(parse_norm)] | None = None
-    eps: Radius | None = None
-    loops: Annotated[int, Field(ge=1)] | None = None
-    draws: Annotated[int, Field(ge=1)] | None = None
-    separate: bool = False
-    compile: bool = False
-    transfer: tuple[str, ...] = ()
-
-    @field_validator("suite")
-    @classmethod
-    def _is_known(cls, value: str) -> str:
-        if not suites.exists(value):
-            raise suites.unknown(value)
-        return value
-
-    @field_validator("budget")
-    @classmethod
-    def _is_budget(cls, value: str) -> str:
-        budget_of(value)
-        return value
-
-    @property
-    def question(self) -> str:
-        """Everything but how many images are asked, and how often attacks look: what two accuracies must share."""
-        words = [self.suite, *([] if self.budget == "normal" else [self.budget]), *([self.norm] if self.norm else [])]
-        words += [] if self.eps is None else [show_radius(self.eps).replace("/", "-")]
-        words += [] if self.sample is None else [f"sample{self.sample}"]
-        words += [] if self.seed == 0 else [f"seed{self.seed}"]
-        return "-".join([*words, *(["separate"] if self.separate else [])])
-
-    @property
-    def name(self) -> str:
-        """What the record's file is called.
-
-        >>> Judgement(suite="adaptive", n=500).name, Judgement(suite="rand", budget="demo", loops=1).name
-        ('adaptive-500', 'rand-demo-loops1')
-        """
-        words = [f"{key}{count}" for key, count in (("loops", self.loops), ("draws", self.draws)) if count is not None]
-        words += ["transfer"] if self.transfer else []
-        return "-".join([self.question, *words, *([] if self.n is None else [str(self.n)])])
 
 
 class Entry(Settings):
@@ -90,7 +34,8 @@ class Entry(Settings):
 
     ``label`` names it where its recipe does not; ``control`` is the name of the method that it is tested against.
     ``stages`` says which earlier method of the study, with the same seed, is taken for a stage that the recipe builds
-    on, so that several share one. ``judge`` false: it is trained for others to build on, and not judged.
+    on, so that several share one. ``judge`` false: it is trained for others to build on, and not judged. ``analyze``
+    lists analyses of this method's runs alone.
     """
 
     recipe: str
@@ -101,6 +46,7 @@ class Entry(Settings):
     set: dict[str, Any] = {}
     stages: dict[str, str] = {}
     judge: bool = True
+    analyze: tuple[Analysis, ...] = ()
 
     @property
     def name(self) -> str:
@@ -109,19 +55,55 @@ class Entry(Settings):
 
 
 class Study(Settings):
-    """A study: what is trained, with which changes and seeds, and how it is judged, by kind of model."""
+    """A study: what is trained, with which changes and seeds, how it is judged and analysed, by kind of model.
+
+    ``data`` is a data set, or several by name: then every method without data of its own is trained on each, as
+    ``METHOD/NAME``, against its control and on its stages there. ``analyze`` is of every run that is judged; a single
+    method may ask for more.
+    """
 
     study: str
     about: str = ""
-    data: str
+    data: str | dict[str, str]
     seeds: tuple[Seed, ...] = (0,)
     set: dict[str, Any] = {}
-    judge: dict[Literal["deterministic", "stochastic", "all"], tuple[Judgement, ...]]
+    judge: dict[ModelKind, tuple[Judgement, ...]]
+    analyze: dict[ModelKind, tuple[Analysis, ...]] = {}
     runs: tuple[Entry, ...]
 
     def seeds_of(self, entry: Entry) -> tuple[int, ...]:
         """The entry's own, or the study's."""
         return self.seeds if entry.seeds is None else entry.seeds
+
+    @property
+    def main_data(self) -> str:
+        """The data set, the first of several."""
+        return self.data if isinstance(self.data, str) else next(iter(self.data.values()))
+
+    def data_of(self, entry: Entry) -> str:
+        """The entry's own data, or all of the study's, in words."""
+        return entry.data or (self.data if isinstance(self.data, str) else ", ".join(self.data.values()))
+
+    def across(self, entry: Entry) -> tuple[Entry, ...]:
+        """The entry on each data set of the study; itself where there is one, or where it has its own."""
+        if isinstance(self.data, str) or entry.data is not None:
+            return (entry,)
+        everywhere = {one.name for one in self.runs if one.data is None}
+
+        def there(name: str, key: str) -> str:
+            return f"{name}/{key}" if name in everywhere else name
+
+        return tuple(
+            entry.model_copy(
+                update={
+                    "label": there(entry.name, key),
+                    "data": data,
+                    "control": None if entry.control is None else there(entry.control, key),
+                    "stages": {stage: there(name, key) for stage, name in entry.stages.items()},
+                }
+            )
+            for key, data in self.data.items()
+        )
 
 
 @cache
@@ -161,22 +143,37 @@ def defined(plain: Mapping[str, Any], where: str) -> Study:
     """
     parts = dict(plain)
     if isinstance(parts.get("runs"), Sequence) and not isinstance(parts["runs"], str):
-        parts["runs"] = tuple(_made(Entry, run, f"{where}: runs[{i}]") for i, run in enumerate(parts["runs"]))
-    if isinstance(parts.get("judge"), Mapping):
-        parts["judge"] = {kind: _judgements(kind, found, where) for kind, found in parts["judge"].items()}
+        parts["runs"] = tuple(_entry(run, f"{where}: runs[{i}]") for i, run in enumerate(parts["runs"]))
+    for key, of in (("judge", Judgement), ("analyze", Analysis)):
+        if isinstance(parts.get(key), Mapping):
+            parts[key] = {kind: _of_kind(of, kind, found, f"{where}: {key}") for kind, found in parts[key].items()}
+    if (data := parts.get("data")) is not None:
+        several = isinstance(data, Mapping) and bool(data) and all(isinstance(one, str) for one in data.values())
+        require(isinstance(data, str) or several, f"{where}: data", data, "a data set, or several by name")
     study = _made(Study, parts, where)
     require(len(study.runs) > 0, f"{where}: runs", [], "at least one run")
     require(any(study.judge.values()), f"{where}: judge", dict(study.judge), "at least one judgement")
+    _check_data(study, where)
     _check_entries(study, where)
     return study
 
 
-def _judgements(kind: str, found: Any, where: str) -> tuple[Judgement, ...]:
+def _entry(plain: Any, where: str) -> Entry:
+    if isinstance(plain, Mapping) and "analyze" in plain:
+        plain = dict(plain) | {"analyze": _listed(Analysis, plain["analyze"], f"{where}: analyze")}
+    return _made(Entry, plain, where)
+
+
+def _of_kind(of: type[_Made], kind: str, found: Any, where: str) -> tuple[_Made, ...]:
     if kind not in KINDS:
-        raise unknown_name(f"{where}: judge", str(kind), KINDS)
-    place = f"{where}: judge.{kind}"
-    require(isinstance(found, Sequence) and not isinstance(found, str), place, found, "a list of judgements")
-    return tuple(_made(Judgement, one, f"{place}[{i}]") for i, one in enumerate(found))
+        raise unknown_name(where, str(kind), KINDS)
+    return _listed(of, found, f"{where}.{kind}")
+
+
+def _listed(of: type[_Made], found: Any, where: str) -> tuple[_Made, ...]:
+    what = "judgements" if of is Judgement else "analyses"
+    require(isinstance(found, Sequence) and not isinstance(found, str), where, found, f"a list of {what}")
+    return tuple(_made(of, one, f"{where}[{i}]") for i, one in enumerate(found))
 
 
 def _made(kind: type[_Made], plain: Any, where: str) -> _Made:
@@ -197,6 +194,16 @@ def said_at(where: str) -> Iterator[None]:
     except InputError as error:
         field = error.field if error.field.startswith(where) else f"{where}: {error.field}"
         raise InputError(field, error.value, error.rule) from None
+
+
+def _check_data(study: Study, where: str) -> None:
+    if isinstance(study.data, str):
+        return
+    for key in study.data:
+        require(_LABEL.fullmatch(key) is not None, f"{where}: data", key, "letters, digits and + . _ / - as a name")
+    transfers = [name for found in study.judge.values() for judgement in found for name in judgement.transfer]
+    rule = "no transfer in a study on several data sets"
+    require(not transfers, f"{where}: judge: transfer", transfers[0] if transfers else "", rule)
 
 
 def _check_entries(study: Study, where: str) -> None:
@@ -232,11 +239,15 @@ def _check_entries(study: Study, where: str) -> None:
 def _check_source(study: Study, known: Mapping[str, Entry], name: str, where: str) -> None:
     if name not in known:
         raise unknown_name(where, name, known)
-    require(known[name].data in (None, study.data), where, name, f"a run on the study's data, {study.data}")
+    require(known[name].data in (None, study.data), where, name, f"a run on the study's data, {study.main_data}")
 
 
 def _check_names(study: Study, where: str) -> None:
-    again = [name for name, times in Counter(folder_of(e.name, 0) for e in study.runs).items() if times > 1]
+    again = [
+        name
+        for name, times in Counter(folder_of(e.name, 0) for entry in study.runs for e in study.across(entry)).items()
+        if times > 1
+    ]
     rule = "different names; a label tells runs of one recipe apart"
     require(not again, f"{where}: runs", again[0].removesuffix("-0") if again else "", rule)
     for kind in KINDS[:2]:
@@ -245,6 +256,12 @@ def _check_names(study: Study, where: str) -> None:
         require(
             not twice, f"{where}: judge.{kind}", twice[0] if twice else "", "every judgement once, with that of all"
         )
+    for entry in study.runs:
+        for kind in KINDS[:2]:
+            all_of_it = [analysis.name for analysis in analyses_of(study, entry, kind)]
+            twice = [name for name, times in Counter(all_of_it).items() if times > 1]
+            rule = "every analysis of a run once, with those of all"
+            require(not twice, f"{where}: analyze: {entry.name}", twice[0] if twice else "", rule)
 
 
 def _check_control(study: Study, entry: Entry, known: Mapping[str, Entry], where: str) -> None:
@@ -252,8 +269,8 @@ def _check_control(study: Study, entry: Entry, known: Mapping[str, Entry], where
         raise unknown_name(where, str(entry.control), known)
     control = known[str(entry.control)]
     require(control is not entry, where, entry.control, "another run")
-    same = (entry.data or study.data) == (control.data or study.data)
-    require(same, where, entry.control, f"a run on the same data, {entry.data or study.data}")
+    same = study.data_of(entry) == study.data_of(control)
+    require(same, where, entry.control, f"a run on the same data, {study.data_of(entry)}")
     theirs = study.seeds_of(control)
     shared = any(seed in theirs for seed in study.seeds_of(entry))
     require(shared, where, entry.control, f"a run with a seed in common; it has {', '.join(map(str, theirs))}")
@@ -265,8 +282,8 @@ def _check_stage(study: Study, entry: Entry, earlier: Mapping[str, Entry], name:
         rule = f"a run that stands before it: {', '.join(earlier) or 'there is none'}"
         raise InputError(where, name, rule)
     other = earlier[name]
-    same = (entry.data or study.data) == (other.data or study.data)
-    require(same, where, name, f"a run on the same data, {entry.data or study.data}")
+    same = study.data_of(entry) == study.data_of(other)
+    require(same, where, name, f"a run on the same data, {study.data_of(entry)}")
     lacking = [seed for seed in study.seeds_of(entry) if seed not in study.seeds_of(other)]
     require(not lacking, where, name, f"a run with the same seeds; it has no seed {', '.join(map(str, lacking))}")
 
@@ -276,19 +293,10 @@ def judgements_of(study: Study, kind: str) -> tuple[Judgement, ...]:
     return (*study.judge.get(kind, ()), *study.judge.get("all", ()))  # type: ignore[call-overload]
 
 
-def questions_of(judgements: Iterable[Judgement]) -> dict[str, str]:
-    """What each judgement, by its name, answers in tables and tests.
-
-    Of several that ask the same with other loops or draws the first does; the others stand under names of their own.
-
-    >>> questions_of([Judgement(suite="rand", n=9), Judgement(suite="rand", n=9, loops=1)])
-    {'rand-9': 'rand', 'rand-loops1-9': 'rand-loops1-9'}
-    """
-    found: dict[str, str] = {}
-    for judgement in judgements:
-        taken = judgement.question in found.values()
-        found[judgement.name] = judgement.name if taken else judgement.question
-    return found
+def analyses_of(study: Study, entry: Entry, kind: str) -> tuple[Analysis, ...]:
+    """Those of a method whose model is of a kind: the study's where it is judged, then its own."""
+    shared = (*study.analyze.get(kind, ()), *study.analyze.get("all", ())) if entry.judge else ()  # type: ignore[call-overload]
+    return (*shared, *entry.analyze)
 
 
 def folder_of(name: str, seed: int) -> str:

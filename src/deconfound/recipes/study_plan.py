@@ -1,4 +1,4 @@
-"""From a study to its runs: what each trains, how it is judged, and what of that is done already."""
+"""From a study to its runs: what each trains, how it is judged and analysed, and what of that is done already."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deconfound.attacks.suites import DETERMINISTIC
+from deconfound.core.protocols import ConfoundedSource, Intervenable
 from deconfound.data import load as load_data
 from deconfound.data.naming import base_of, moved
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes.registry import is_stochastic
 from deconfound.recipes.resolve import merged, parse_changes, read_spec, resolve
 from deconfound.recipes.schema import Recipe, differences, validated
-from deconfound.recipes.study_file import Entry, Judgement, Study, folder_of, judgements_of, said_at
+from deconfound.recipes.study_analyses import Analysis, check_fits, check_possible, check_record
+from deconfound.recipes.study_file import Entry, Study, analyses_of, folder_of, judgements_of, said_at
+from deconfound.recipes.study_judgements import Judgement
 from deconfound.records import EvaluationRecord, TrainingRecord
 from deconfound.store import RunFolder, read_weights
 from deconfound.store.lock import holder
@@ -28,7 +31,8 @@ class Planned:
     """One training run of a study, and what follows from it.
 
     Attributes:
-        name: of the method.
+        name: of the method, with that of the data set where the study has several.
+        method: its name without that.
         recipe: a name or a file.
         changes: nested, the study's and the run's own, the seed, and the folders of its stages.
         path: the run's folder.
@@ -38,6 +42,7 @@ class Planned:
     """
 
     name: str
+    method: str
     recipe: str
     seed: int
     data: str
@@ -48,6 +53,7 @@ class Planned:
     stochastic: bool
     grounds: tuple[Path, ...] = ()
     sources: Mapping[str, Path] = field(default_factory=dict)
+    analyses: tuple[Analysis, ...] = ()
 
     @property
     def folder(self) -> RunFolder:
@@ -69,21 +75,24 @@ def planned(study: Study, out: Path, data: str | None = None) -> tuple[Planned, 
     Args:
         study: the study.
         out: its folder.
-        data: where the study's data set lies, in place of its name; limits and confounders stay.
+        data: where the study's data set lies, in place of its name; limits and confounders stay. Of several data sets
+            those that are read from where the first one is.
 
     Raises:
-        InputError: settings that a recipe does not have, or a suite that a random network would fool.
+        InputError: settings that a recipe does not have, a suite that a random network would fool, an analysis that
+            needs what such runs do not have.
     """
     runs = []
     for place, entry in enumerate(study.runs):
         with said_at(f"{study.study}: runs[{place}]"):
-            runs += [_planned(study, entry, seed, out, data) for seed in study.seeds_of(entry)]
+            for one in study.across(entry):
+                runs += [_planned(study, one, entry.name, seed, out, data) for seed in study.seeds_of(entry)]
     return tuple(runs)
 
 
-def _planned(study: Study, entry: Entry, seed: int, out: Path, data: str | None) -> Planned:
-    name = entry.data or study.data
-    place = moved(name, data) if data is not None and base_of(name) == base_of(study.data) else name
+def _planned(study: Study, entry: Entry, method: str, seed: int, out: Path, data: str | None) -> Planned:
+    name = entry.data or study.main_data
+    place = moved(name, data) if data is not None and base_of(name) == base_of(study.main_data) else name
     stages = {stage: out / folder_of(other, seed) for stage, other in entry.stages.items()}
     given = {"stages": {stage: str(path) for stage, path in stages.items()}} if stages else {}
     changes = merged(parse_changes(study.set), parse_changes(entry.set), {"seed": seed}, given)
@@ -98,8 +107,12 @@ def _planned(study: Study, entry: Entry, seed: int, out: Path, data: str | None)
     for judgement in judgements:
         rule = "rand (or adaptive): the network predicts at random, and these attacks would climb single draws of it"
         require(not (stochastic and judgement.suite in DETERMINISTIC), "judge: suite", judgement.suite, rule)
+    analyses = analyses_of(study, entry, kind)
+    for analysis in analyses:
+        check_fits(analysis, draft, entry.name)
     return Planned(
         name=entry.name,
+        method=method,
         recipe=entry.recipe,
         seed=seed,
         data=place,
@@ -110,6 +123,7 @@ def _planned(study: Study, entry: Entry, seed: int, out: Path, data: str | None)
         stochastic=stochastic,
         grounds=tuple(stages.values()),
         sources=_sources(study, judgements, seed, out),
+        analyses=analyses,
     )
 
 
@@ -127,26 +141,31 @@ def selected(runs: Iterable[Planned], only: Iterable[str] = (), seeds: Iterable[
         InputError: a method or a seed that the study does not have, or nothing left.
     """
     runs, only, seeds = tuple(runs), tuple(only), tuple(seeds)
-    known = {run.name: run for run in runs}
+    known = {name for run in runs for name in (run.name, run.method)}
     for name in only:
         if name not in known:
             raise unknown_name("only", name, known)
     for seed in seeds:
         found = sorted({run.seed for run in runs})
         require(seed in found, "seeds", seed, f"seeds of the study: {', '.join(map(str, found))}")
-    chosen = tuple(r for r in runs if (not only or r.name in only) and (not seeds or r.seed in seeds))
+    chosen = tuple(r for r in runs if (not only or {r.name, r.method} & {*only}) and (not seeds or r.seed in seeds))
     require(len(chosen) > 0, "seeds", list(seeds), f"a seed that {', '.join(only)} is trained with")
     return chosen
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a data set is: its family, the digests of its splits, how many test images there are."""
+    """What a data set is: its family, the digests of its splits, how many test images there are.
+
+    ``operations`` and ``confounded`` say whether its test images have do-operations, and an agreement probability.
+    """
 
     family: str
     train: str
     test: str
     tests: int
+    operations: bool
+    confounded: bool
 
 
 @dataclass
@@ -177,13 +196,19 @@ class Shelf:
             require(data.test is not None, "data", name, "a data set with test images")
             assert data.train is not None  # said above
             assert data.test is not None
-            facts = Facts(data.family, data.train.digest(), data.test.digest(), len(data.test))
-            self._known[name, size] = facts
+            self._known[name, size] = Facts(
+                family=data.family,
+                train=data.train.digest(),
+                test=data.test.digest(),
+                tests=len(data.test),
+                operations=isinstance(data.test, Intervenable),
+                confounded=isinstance(data.test, ConfoundedSource),
+            )
         return self._known[name, size]
 
 
 def check(run: Planned, shelf: Shelf | None) -> None:
-    """What lies in a run's folder is that run, as far as it got, and its judgements.
+    """What lies in a run's folder is that run, as far as it got, with its judgements and analyses, which can be made.
 
     Args:
         run: of the study.
@@ -191,11 +216,15 @@ def check(run: Planned, shelf: Shelf | None) -> None:
 
     Raises:
         InputError: another recipe (naming the settings), other data, weights that a judgement is not about, a judgement
-            that asked something else.
+            or an analysis that asked something else, an analysis that the data do not allow.
     """
     folder = run.folder
     with said_at(str(run.path)):
         folder.check(resume=True)
+        if run.analyses and shelf is not None:
+            there = shelf.facts(run)[0]
+            for analysis in run.analyses:
+                check_possible(analysis, run.data, there.tests, there.operations, there.confounded)
     if not folder.exists():
         return
     before = validated(read_spec(folder.recipe), str(folder.recipe))
@@ -213,11 +242,14 @@ def check(run: Planned, shelf: Shelf | None) -> None:
         training = TrainingRecord.read(folder.record)
         rule = f"a run on the study's data, {run.data}; the content differs"
         require(training.data_digest == facts.train, f"{run.path}: data", training.data, rule)
-    digest = ""
-    for judgement in run.judgements:
-        if (file := run.record(judgement)).exists():
-            digest = digest or digest_tensors(read_weights(folder.model, "run")[0])
-            _check_record(file, judgement, run, wanted, digest, facts)
+    judged = [(file, one) for one in run.judgements if (file := run.record(one)).exists()]
+    analysed = [(file, one) for one in run.analyses if (file := one.record(run.path)).exists()]
+    digest = digest_tensors(read_weights(folder.model, "run")[0]) if judged or analysed else ""
+    for file, judgement in judged:
+        _check_record(file, judgement, run, wanted, digest, facts)
+    for file, analysis in analysed:
+        found = {} if facts is None else {"data_digest": facts.test}
+        check_record(analysis, file, {"model_digest": digest} | found)
 
 
 def _check_record(
@@ -256,6 +288,11 @@ def judged(run: Planned, judgement: Judgement) -> Standing:
     return "done" if file.is_file() else "begun" if file.with_name(f"{file.name}.journal").exists() else "left"
 
 
+def analysed(run: Planned, analysis: Analysis) -> Standing:
+    """How far an analysis of a run is; it is made at once or not at all."""
+    return "done" if analysis.record(run.path).is_file() else "left"
+
+
 @dataclass(frozen=True)
 class Status:
     """How far a run of a study is, and which process works on it."""
@@ -264,16 +301,21 @@ class Status:
     training: Standing
     judgements: Mapping[str, Standing]
     holder: str = ""
+    analyses: Mapping[str, Standing] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left."""
-        return self.training == "done" and all(found == "done" for found in self.judgements.values())
+        return all(found == "done" for found in (self.training, *self._parts.values()))
+
+    @property
+    def _parts(self) -> dict[str, Standing]:
+        return {**self.judgements, **self.analyses}
 
     @property
     def progress(self) -> str:
         """How far, without who is at it."""
-        parts = [f"training {self.training}", *(f"{name} {found}" for name, found in self.judgements.items())]
+        parts = [f"training {self.training}", *(f"{name} {found}" for name, found in self._parts.items())]
         return f"{self.run}: {', '.join(parts)}"
 
     def __str__(self) -> str:
@@ -284,4 +326,5 @@ class Status:
 def status(run: Planned) -> Status:
     """How far a run is."""
     found = {judgement.name: judged(run, judgement) for judgement in run.judgements}
-    return Status(run.path.name, trained(run), found, holder(run.path))
+    looks = {analysis.name: analysed(run, analysis) for analysis in run.analyses}
+    return Status(run.path.name, trained(run), found, holder(run.path), looks)

@@ -12,12 +12,17 @@ from deconfound.functional.statistics import wilson_interval
 from deconfound.recipes.machine import commit, describe
 from deconfound.recipes.pairing import adjusted, same_attacks, tested
 from deconfound.recipes.schema import GIVEN
-from deconfound.recipes.study_file import Judgement, Study, questions_of
+from deconfound.recipes.study_analyses import read_record
+from deconfound.recipes.study_figures import analysis_result
+from deconfound.recipes.study_file import Study
+from deconfound.recipes.study_judgements import Judgement, questions_of
 from deconfound.recipes.study_plan import Planned, Status
 from deconfound.records import (
     Accuracy,
+    AnalysisRecord,
     EvaluationRecord,
     PairedTest,
+    StudyAnalysis,
     StudyDifference,
     StudyMean,
     StudyRecord,
@@ -35,6 +40,7 @@ class Collected:
     record: StudyRecord
     evaluations: list[EvaluationRecord]
     trainings: list[TrainingRecord]
+    analyses: list[AnalysisRecord]
 
 
 def collected(study: Study, runs: Sequence[Planned], status: Sequence[Status], failures: Sequence[str]) -> Collected:
@@ -48,6 +54,7 @@ def collected(study: Study, runs: Sequence[Planned], status: Sequence[Status], f
     """
     evaluations: list[EvaluationRecord] = []
     trainings: list[TrainingRecord] = []
+    analyses: list[AnalysisRecord] = []
     found: list[StudyRun] = []
     for run in runs:
         if not run.folder.record.is_file():
@@ -59,8 +66,10 @@ def collected(study: Study, runs: Sequence[Planned], status: Sequence[Status], f
                 evaluation = EvaluationRecord.read(run.record(judgement))
                 results.append(result(judgement, evaluation, asked[judgement.name]))
                 evaluations.append(evaluation.model_copy(update={"outcomes": ()}))
+        looks = {one: read_record(one, file) for one in run.analyses if (file := one.record(run.path)).is_file()}
+        analyses += looks.values()
         trainings.append(training)
-        found.append(run_of(run, training, results))
+        found.append(run_of(run, training, results, [analysis_result(one, made) for one, made in looks.items()]))
     tests = tuple(tests_of(runs))
     record = StudyRecord(
         study=study.study,
@@ -74,18 +83,24 @@ def collected(study: Study, runs: Sequence[Planned], status: Sequence[Status], f
         commit=commit(),
         machine=describe(),
     )
-    return Collected(record, evaluations, trainings)
+    return Collected(record, evaluations, trainings, analyses)
 
 
 def _definition(study: Study) -> dict[str, Any]:
     """The study as plain data, without the places of data."""
     plain = study.model_dump(mode="json", exclude_defaults=True)
     for part in (plain, *plain["runs"]):
-        part |= {"data": without_place(part["data"])} if "data" in part else {}
+        part |= {"data": _named(part["data"])} if "data" in part else {}
     return dict(plain)
 
 
-def run_of(run: Planned, training: TrainingRecord, results: Iterable[StudyResult]) -> StudyRun:
+def _named(data: str | dict[str, str]) -> str | dict[str, str]:
+    return without_place(data) if isinstance(data, str) else {key: without_place(one) for key, one in data.items()}
+
+
+def run_of(
+    run: Planned, training: TrainingRecord, results: Iterable[StudyResult], analyses: Iterable[StudyAnalysis] = ()
+) -> StudyRun:
     """A run of the study from the record of its training."""
     return StudyRun(
         name=run.name,
@@ -106,6 +121,7 @@ def run_of(run: Planned, training: TrainingRecord, results: Iterable[StudyResult
         warnings=training.warnings,
         machine=training.machine,
         results=tuple(results),
+        analyses=tuple(analyses),
     )
 
 

@@ -1,4 +1,4 @@
-"""The job behind ``deconfound study``: methods against their controls, trained, judged, and set side by side."""
+"""The job behind ``deconfound study``: methods and controls, trained, judged, analysed, and set side by side."""
 
 from __future__ import annotations
 
@@ -9,20 +9,35 @@ from typing import Any
 
 from deconfound.core.protocols import Monitor
 from deconfound.errors import require, unknown_name
+from deconfound.recipes.analysing import look_into
 from deconfound.recipes.compute import Compute
 from deconfound.recipes.evaluating import Judging
 from deconfound.recipes.stopping import Stopped
-from deconfound.recipes.study_file import Judgement, read
-from deconfound.recipes.study_plan import Planned, Shelf, Status, check, judged, planned, selected, status, trained
+from deconfound.recipes.study_analyses import Analysis
+from deconfound.recipes.study_file import read, said_at
+from deconfound.recipes.study_judgements import Judgement
+from deconfound.recipes.study_plan import (
+    Planned,
+    Shelf,
+    Status,
+    analysed,
+    check,
+    judged,
+    planned,
+    selected,
+    status,
+    trained,
+)
 from deconfound.recipes.study_table import Collected, collected
 from deconfound.recipes.targets import Target, evaluate_target
 from deconfound.recipes.training import train
 from deconfound.records import StudyRecord
-from deconfound.reporting import csv_table, render
+from deconfound.reporting import analyses_csv, csv_table, render
 from deconfound.store import RunFolder, held, write_text
 
-PARTS = ("all", "train", "judge", "table")
+PARTS = ("all", "train", "judge", "analyze", "table")
 FILES = ("study.json", "study.csv", "report.html")
+ANALYSES_FILE = "analyses.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +65,12 @@ def study(
     device: str = "auto",
     monitor: Monitor | None = None,
 ) -> Studied:
-    """Train, judge and compare everything that a study defines.
+    """Train, judge, analyse and compare everything that a study defines.
 
     What is done is left as it is, what was interrupted goes on: trainings from their checkpoints, evaluations from
-    their journals. Each run, ``OUT/NAME-SEED``, is worked on by one process at a time; several calls share the work. A
-    run that was trained with the same recipe on the same data is taken as it is, wherever it comes from.
+    their journals; an analysis begins again. Each run, ``OUT/NAME-SEED``, is worked on by one process at a time;
+    several calls share the work. A run that was trained with the same recipe on the same data is taken as it is,
+    wherever it comes from.
 
     Args:
         spec: a study's name, a YAML file, or a mapping.
@@ -62,14 +78,15 @@ def study(
         data: where the study's data set lies, in place of its name.
         only: names of methods to work on; all by default. The table is always that of the whole study.
         seeds: training seeds to work on; all by default.
-        part: ``all``, or ``train``, ``judge`` or ``table`` alone.
+        part: ``all``, or ``train``, ``judge``, ``analyze`` or ``table`` alone.
         dry_run: check everything, and say how far it is.
         device: ``auto``, ``cpu`` or ``cuda``.
         monitor: shows progress.
 
     Returns:
-        The record, also in ``OUT/study.json``, with ``study.csv`` and ``report.html`` beside it; None where no run is
-        judged yet, and after ``train``, ``judge`` and dry runs.
+        The record, also in ``OUT/study.json``, with ``study.csv`` and ``report.html`` beside it, and ``analyses.csv``
+        where there are analyses; None where no run is judged yet, and after ``train``, ``judge``, ``analyze`` and dry
+        runs.
 
     Raises:
         InputError: a fault in the study, or a folder that holds something else, before anything is written.
@@ -90,7 +107,7 @@ def study(
     if part != "table":
         failures = _worked(chosen, part, device, monitor)
     progress = tuple(status(run) for run in runs)
-    if part in ("train", "judge"):
+    if part in ("train", "judge", "analyze"):
         return Studied(record=None, status=progress, failures=failures)
     found = collected(definition, runs, progress, failures)
     rule = "a study with a run that is judged; nothing is to be shown yet"
@@ -109,22 +126,34 @@ def _worked(runs: Sequence[Planned], part: str, device: str, monitor: Monitor | 
             if other:
                 _say(monitor, f"{run.path.name}: {other} works on it, passed over")
                 continue
-            if part != "judge" and trained(run) != "done":
+            if part in ("all", "train") and trained(run) != "done":
                 if missing := [path.name for path in run.grounds if not RunFolder(path).record.is_file()]:
                     _say(monitor, f"{run.path.name}: builds on {missing[0]}, which is not finished; passed over")
                     continue
                 failures += _trained(run, device, monitor)
-            if part != "train" and trained(run) == "done":
-                for judgement in run.judgements:
+            if trained(run) == "done":
+                for judgement in _judgements(run, part):
                     _judge(run, judgement, device, monitor)
+                for analysis in _analyses(run, part):
+                    _analyse(run, analysis, device, monitor)
     return tuple(failures)
 
 
 def _is_left(run: Planned, part: str) -> bool:
     """Whether this part has anything to do."""
     if trained(run) != "done":
-        return part != "judge"
-    return part != "train" and any(judged(run, judgement) != "done" for judgement in run.judgements)
+        return part in ("all", "train")
+    return bool(_judgements(run, part) or _analyses(run, part))
+
+
+def _judgements(run: Planned, part: str) -> list[Judgement]:
+    """Those that are left, if this part judges."""
+    return [one for one in run.judgements if part in ("all", "judge") and judged(run, one) != "done"]
+
+
+def _analyses(run: Planned, part: str) -> list[Analysis]:
+    """Those that are left, if this part analyses."""
+    return [one for one in run.analyses if part in ("all", "analyze") and analysed(run, one) != "done"]
 
 
 def _trained(run: Planned, device: str, monitor: Monitor | None) -> list[str]:
@@ -150,8 +179,6 @@ def _trained(run: Planned, device: str, monitor: Monitor | None) -> list[str]:
 
 
 def _judge(run: Planned, judgement: Judgement, device: str, monitor: Monitor | None) -> None:
-    if judged(run, judgement) == "done":
-        return
     sources = run.sources_of(judgement)
     if missing := [path.name for path in sources if not RunFolder(path).record.is_file()]:
         _say(monitor, f"{run.path.name}: {judgement.name} takes images of {missing[0]}, which is not finished; left")
@@ -180,16 +207,27 @@ def _judge(run: Planned, judgement: Judgement, device: str, monitor: Monitor | N
     evaluate_target(target, judging, out=run.record(judgement), monitor=monitor)
 
 
+def _analyse(run: Planned, analysis: Analysis, device: str, monitor: Monitor | None) -> None:
+    _say(monitor, f"{run.path.name}: {analysis.name}")
+    look = analysis.look(run.path, data=run.data, device=device)
+    with said_at(f"{run.path.name}: {analysis.name}"):
+        look_into(look, out=run.path / analysis.name, monitor=monitor)
+
+
 def _say(monitor: Monitor | None, text: str) -> None:
     if monitor is not None:
         monitor.message(text)
 
 
 def _written(folder: Path, found: Collected) -> tuple[Path, ...]:
-    """The record, the table and the page."""
+    """The record, the tables and the page."""
     record, csv, page = (folder / name for name in FILES)
     title = f"Study {found.record.study}"
-    write_text(page, render(found.evaluations, found.trainings, title=title, study=found.record))
+    text = render(found.evaluations, found.trainings, title=title, analyses=found.analyses, study=found.record)
+    write_text(page, text)
     write_text(csv, csv_table(found.record))
+    more = (folder / ANALYSES_FILE,) if found.analyses else ()
+    for file in more:
+        write_text(file, analyses_csv(found.record))
     write_text(record, found.record.to_json())
-    return record, csv, page
+    return record, csv, page, *more

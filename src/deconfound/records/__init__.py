@@ -17,6 +17,7 @@ from deconfound.records.analysis import (
 from deconfound.records.base import SCHEMA_VERSION, Interval, Machine, Record, Threat, VersionedRecord, show_radius
 from deconfound.records.card import CardEvaluation, ExportedFile, ModelCard
 from deconfound.records.certification import CertificationRecord, CertifiedPoint, CertifiedShare
+from deconfound.records.checkpoints import CheckpointsRecord, KeptEpoch, RankCorrelation
 from deconfound.records.effects import EffectsRecord, FeatureKind, InversionDistance
 from deconfound.records.exposure import Centre, ExposureRecord, Looks, Mean, View
 from deconfound.records.instruments import Effect, Estimate, FirstStage, InstrumentsRecord, Statistic
@@ -42,7 +43,9 @@ from deconfound.records.runs import (
     Verdict,
 )
 from deconfound.records.studies import (
+    StudyAnalysis,
     StudyDifference,
+    StudyFigure,
     StudyMean,
     StudyRecord,
     StudyResult,
@@ -61,6 +64,7 @@ __all__ = [
     "CertificationRecord",
     "CertifiedPoint",
     "CertifiedShare",
+    "CheckpointsRecord",
     "CardEvaluation",
     "Centre",
     "Check",
@@ -82,6 +86,7 @@ __all__ = [
     "Interval",
     "Intervention",
     "InversionDistance",
+    "KeptEpoch",
     "Looks",
     "Machine",
     "ModelCard",
@@ -93,6 +98,7 @@ __all__ = [
     "Picture",
     "PicturedImage",
     "PicturesRecord",
+    "RankCorrelation",
     "Reader",
     "Record",
     "ReliancePoint",
@@ -102,7 +108,9 @@ __all__ = [
     "Share",
     "Spread",
     "StageUse",
+    "StudyAnalysis",
     "StudyDifference",
+    "StudyFigure",
     "StudyMean",
     "StudyRecord",
     "StudyResult",

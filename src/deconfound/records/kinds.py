@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from deconfound.records.analysis import AnalysisRecord, StyleRecord
+from deconfound.records.checkpoints import CheckpointsRecord
 from deconfound.records.effects import EffectsRecord
 from deconfound.records.exposure import ExposureRecord
 from deconfound.records.instruments import InstrumentsRecord
@@ -18,6 +19,7 @@ _ALL: tuple[type[AnalysisRecord], ...] = (
     PicturesRecord,
     ExposureRecord,
     EffectsRecord,
+    CheckpointsRecord,
 )
 ANALYSES: Mapping[str, type[AnalysisRecord]] = {kind.expected_kind: kind for kind in _ALL}
 """By the ``kind`` that stands in the file."""

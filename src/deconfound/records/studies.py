@@ -46,8 +46,46 @@ class StudyResult(Record):
     machine: Machine
 
 
+class StudyFigure(Record):
+    """One number that an analysis found.
+
+    Attributes:
+        name: what it is of.
+        at: what of the analysis it belongs to, such as one rho of several; empty where it belongs to the whole.
+        share: whether it is a share in [0, 1], or a difference of two.
+        interval: of 95 %; None where the analysis has none.
+    """
+
+    name: str
+    at: str = ""
+    value: float
+    interval: Interval | None = None
+    share: bool = False
+
+
+class StudyAnalysis(Record):
+    """What one analysis found in one run, in numbers; pictures and lists stay in its own record.
+
+    Attributes:
+        analysis: the name of its folder, below that of the run.
+        about: kind of analysis, such as ``reliance``.
+        digests: of the model and of the data, as the analysis states them.
+        notes: what it says beside its figures.
+    """
+
+    analysis: str
+    about: str
+    n: int
+    seed: int
+    figures: tuple[StudyFigure, ...]
+    notes: tuple[str, ...] = ()
+    seconds: float
+    digests: dict[str, str]
+    machine: Machine
+
+
 class StudyRun(Record):
-    """One method with one seed: how it was trained, and everything it withstood.
+    """One method with one seed: how it was trained, everything it withstood, and what was found in it.
 
     Attributes:
         name: the method's name in the study; its recipe's where it has no label.
@@ -55,6 +93,7 @@ class StudyRun(Record):
         control: the name of the method that it is compared with.
         settings: the resolved recipe, without the place of the data.
         results: one for each judgement that is done.
+        analyses: one for each analysis that is done.
     """
 
     name: str
@@ -75,6 +114,7 @@ class StudyRun(Record):
     warnings: tuple[str, ...] = ()
     machine: Machine
     results: tuple[StudyResult, ...] = ()
+    analyses: tuple[StudyAnalysis, ...] = ()
 
 
 class StudyMean(Record):

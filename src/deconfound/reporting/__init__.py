@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from deconfound.reporting.page import render
     from deconfound.reporting.reliance import side_by_side_table
     from deconfound.reporting.study import markdown_table, study_grids, study_view
+    from deconfound.reporting.study_analyses import analyses_csv
     from deconfound.reporting.study_csv import csv_table
     from deconfound.reporting.tables import evaluation_table, leaderboard_table
     from deconfound.reporting.text import interval, percent
 
 _HOME = {
+    "analyses_csv": "study_analyses",
     "analysis_files": "analyses",
     "analysis_table": "analyses",
     "certification_table": "certification",
@@ -45,6 +47,7 @@ _HOME = {
 }
 
 __all__ = [
+    "analyses_csv",
     "analysis_files",
     "analysis_table",
     "certification_table",

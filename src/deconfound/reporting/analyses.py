@@ -10,6 +10,7 @@ from rich.console import RenderableType
 
 from deconfound.records import (
     AnalysisRecord,
+    CheckpointsRecord,
     EffectsRecord,
     ExposureRecord,
     InstrumentsRecord,
@@ -17,6 +18,7 @@ from deconfound.records import (
     RelianceRecord,
     StyleRecord,
 )
+from deconfound.reporting.checkpoints import checkpoints_files, checkpoints_table, checkpoints_view
 from deconfound.reporting.effects import effects_files, effects_table, effects_view
 from deconfound.reporting.exposure import exposure_files, exposure_table, exposure_together, exposure_view
 from deconfound.reporting.figures import png, svg
@@ -108,6 +110,13 @@ SHOWN: Mapping[str, Showing] = {
         view=effects_view,
         table=effects_table,
         files=effects_files,
+    ),
+    CheckpointsRecord.expected_kind: Showing(
+        title="Disentanglement and robustness",
+        template="checkpoints.html.j2",
+        view=checkpoints_view,
+        table=checkpoints_table,
+        files=checkpoints_files,
     ),
 }
 

@@ -13,6 +13,7 @@ from deconfound.reporting.comparison import p_text, points
 from deconfound.reporting.grid import Grid
 from deconfound.reporting.plain import plain_table
 from deconfound.reporting.strength import deviation_text
+from deconfound.reporting.study_analyses import analysis_grids
 from deconfound.reporting.study_columns import attacker_grids
 from deconfound.reporting.text import clean, interval, listing, percent, threat_text, verdict_text
 
@@ -28,13 +29,13 @@ _FACTS: tuple[Callable[[StudyResult], str], ...] = (
 
 
 def study_grids(record: StudyRecord) -> list[Grid]:
-    """The tables of a study: accuracies, differences to controls and attackers by themselves where there are any.
+    """The tables of a study: accuracies, differences to controls, attackers by themselves, what analyses found.
 
     Args:
         record: of the study.
     """
-    differences = [difference_grid(record)] if record.tests else []
-    return [accuracy_grid(record), *differences, *attacker_grids(record)]
+    tests = [difference_grid(record)] if record.tests else []
+    return [accuracy_grid(record), *tests, *attacker_grids(record), *analysis_grids(record)]
 
 
 def accuracy_grid(record: StudyRecord) -> Grid:

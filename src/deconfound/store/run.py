@@ -17,7 +17,8 @@ FILES = (
     "players.safetensors",
     "record.json",
 )
-FOLDERS = ("tensorboard", "stages")
+EPOCHS = "epochs"
+FOLDERS = ("tensorboard", "stages", EPOCHS)
 EVALUATIONS = "evaluate-*.json*"
 CERTIFICATIONS = "certify-*.json*"
 ANALYSES = "analyze-*"
@@ -28,7 +29,8 @@ class RunFolder:
 
     ``RUN/recipe.yaml`` (resolved), ``metrics.jsonl``, ``last.ckpt``, ``previous.ckpt``, ``model.safetensors``,
     ``players.safetensors``, ``record.json``, ``tensorboard/``, and once it was judged or looked into
-    ``evaluate-*.json``, ``certify-*.json`` and ``analyze-*/``; what it was built on in ``stages/``.
+    ``evaluate-*.json``, ``certify-*.json`` and ``analyze-*/``; what it was built on in ``stages/``, weights of earlier
+    epochs, where they were to be kept, in ``epochs/``.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -37,6 +39,19 @@ class RunFolder:
             self.path / f for f in FILES
         )
         self.tensorboard = self.path / "tensorboard"
+
+    def epoch(self, number: int) -> RunFolder:
+        """Where the weights after so many epochs are kept, as those of a run."""
+        return RunFolder(self.path / EPOCHS / f"{number:04d}")
+
+    def kept(self) -> dict[int, RunFolder]:
+        """The epochs whose weights were kept, in order; the network is written last, so without it there are none."""
+        places = sorted(self.path.glob(f"{EPOCHS}/*/{FILES[4]}"))
+        return {int(place.parent.name): RunFolder(place.parent) for place in places if place.parent.name.isdecimal()}
+
+    def forget_epochs(self) -> None:
+        """Remove the weights of earlier epochs, as where training begins again."""
+        shutil.rmtree(self.path / EPOCHS, ignore_errors=True)
 
     def exists(self) -> bool:
         """Whether a run lies here: its recipe is written first and never missing."""

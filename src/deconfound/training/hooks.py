@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from deconfound.core.protocols import Augmentation, Checkpointer, Journal, Monitor
 
 Validate = Callable[[nn.Module], Mapping[str, float]]
+Keep = Callable[[int, Mapping[str, Mapping[str, Tensor]]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class Hooks:
         checkpointer: keeps the state; ``checkpoint_seconds`` apart (0: after every step), and at the end.
         journal: one entry per epoch.
         monitor: shows progress.
+        keep: (epochs done, the states to keep of each player) -> None, after every ``keep_every`` epochs and the last.
         validate: figures of the kept network after an epoch; ``validation_robust``, else ``validation_clean``, selects.
         should_stop: asked after each step; True saves the state and returns with ``stopped``.
     """
@@ -30,6 +32,7 @@ class Hooks:
     checkpoint_seconds: float = 30.0
     journal: Journal | None = None
     monitor: Monitor | None = None
+    keep: Keep | None = None
     validate: Validate | None = None
     should_stop: Callable[[], bool] = lambda: False
 

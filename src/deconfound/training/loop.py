@@ -199,7 +199,15 @@ class _Run:
             state.best.offer(state.epoch, score, state.kept())
         self._write_down(row)
         state.finished = state.epoch + 1 >= settings.epochs or state.best.exhausted(settings.selection, state.epoch)
+        self._keep()
         state.epoch, state.step, state.meter = state.epoch + 1, 0, Meter()
+
+    def _keep(self) -> None:
+        state, every = self.state, self.settings.keep_every
+        if self.hooks.keep is None or every is None or not self.fabric.is_global_zero:
+            return
+        if state.finished or (state.epoch + 1) % every == 0:
+            self.hooks.keep(state.epoch + 1, state.kept())
 
     def _write_down(self, row: Mapping[str, float]) -> None:
         journal = self.hooks.journal

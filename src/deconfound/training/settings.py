@@ -86,6 +86,7 @@ class LoopSettings(Settings):
     """Everything the loop needs besides objective and data.
 
     ``batch_size`` is global: it is split evenly over processes. ``players`` overrides the optimiser of single players.
+    ``keep_every`` keeps the weights of every so many epochs, and of the last; it changes nothing else.
     """
 
     epochs: Annotated[int, Field(ge=1)]
@@ -101,3 +102,4 @@ class LoopSettings(Settings):
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     channels_last: bool = False
     compile: bool = False
+    keep_every: Annotated[int, Field(ge=1)] | None = None

@@ -1,0 +1,127 @@
+"""What analyses found in the runs of a study, as tables of words and as one table of numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+
+from deconfound.records import StudyAnalysis, StudyFigure, StudyRecord, StudyRun
+from deconfound.reporting.grid import Grid
+from deconfound.reporting.text import clean, interval, listing, percent, value_text
+
+CAPTIONS: Mapping[str, str] = {
+    "reliance": "Causal reliance: accuracy as observed and under interventions, by rho of the test images",
+    "effects": "Causal effects: accuracy of the four kinds of features; KL to AC times 1000",
+    "style": "Content and style: accuracy on natural images and on adversarial ones, and what leaks",
+    "instruments": "Instrument diagnostics",
+    "exposure": "Instrument exposure",
+    "checkpoints": "Disentanglement against robustness over kept epochs",
+    "pictures": "Feature pictures: how near they come to their features",
+}
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "reliance": (
+        "observed",
+        "do(confounder = random)",
+        "gap under do(confounder = random)",
+        "do(confounder = other)",
+        "reliance",
+        "unsteady",
+    ),
+    "checkpoints": ("rank correlation with robust accuracy", "p"),
+    "instruments": ("joint F", "p wu-hausman", "p sargan", "p hansen"),
+}
+"""What the tables of words show of a kind that finds more than fits on a page; the table of numbers has it all."""
+HEADINGS = (
+    "study", "method", "recipe", "seed", "data", "control", "analysis", "kind", "n", "analysis_seed", "at", "figure",
+    "value", "low", "high", "recipe_digest", "model_digest", "data_digest",
+)  # fmt: skip
+
+
+def analysis_grids(record: StudyRecord) -> list[Grid]:
+    """One table for each analysis that any run has: a row for each run and each part of it, such as each rho.
+
+    Args:
+        record: of the study.
+    """
+    names = dict.fromkeys(one.analysis for run in record.runs for one in run.analyses)
+    return [_grid(record, name) for name in names]
+
+
+def _grid(record: StudyRecord, name: str) -> Grid:
+    members = [(run, one) for run in record.runs for one in run.analyses if one.analysis == name]
+    kind = members[0][1].about
+    figures = [figure for _, one in members for figure in _shown(one)]
+    columns = list(dict.fromkeys(figure.name for figure in figures))
+    order = COLUMNS.get(kind, ())
+    columns.sort(key=lambda column: order.index(column) if column in order else -1)
+    parts = any(figure.at for figure in figures)
+    rows = [row for run, one in members for row in _rows(run, one, columns, parts)]
+    facts = [f"n {_all_of([str(one.n) for _, one in members])}", f"seed {_all_of([str(o.seed) for _, o in members])}"]
+    caption = f"{CAPTIONS.get(kind, clean(kind))}; {', '.join(facts)}, 95 % intervals"
+    notes = dict.fromkeys(clean(note) for _, one in members for note in one.notes)
+    return Grid(caption, ("method", "seed", *(["at"] if parts else []), *map(clean, columns)), tuple(rows), (*notes,))
+
+
+def _shown(one: StudyAnalysis) -> list[StudyFigure]:
+    wanted = COLUMNS.get(one.about)
+    return [figure for figure in one.figures if wanted is None or figure.name in wanted]
+
+
+def _all_of(values: Sequence[str]) -> str:
+    return listing(list(dict.fromkeys(values)))
+
+
+def _rows(run: StudyRun, one: StudyAnalysis, columns: Sequence[str], parts: bool) -> list[tuple[str, ...]]:
+    figures = _shown(one)
+    rows = []
+    for at in dict.fromkeys(figure.at for figure in figures):
+        found = {figure.name: figure for figure in figures if figure.at == at}
+        place = [clean(at)] if parts else []
+        rows.append((clean(run.name), str(run.seed), *place, *(_cell(found.get(name)) for name in columns)))
+    return rows
+
+
+def _cell(figure: StudyFigure | None) -> str:
+    if figure is None:
+        return ""
+    low, high = figure.interval or (None, None)
+    if figure.share:
+        return percent(figure.value) + (f" {interval(low, high)}" if figure.interval else "")
+    return value_text(figure.value) + (f" [{value_text(low)}, {value_text(high)}]" if figure.interval else "")
+
+
+def analyses_csv(record: StudyRecord) -> str:
+    """Comma-separated values with one line of headings: a row for each figure of each run, in full precision."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, HEADINGS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for run in record.runs:
+        for one in run.analyses:
+            writer.writerows(_line(record, run, one, figure) for figure in one.figures)
+    return text.getvalue()
+
+
+def _line(record: StudyRecord, run: StudyRun, one: StudyAnalysis, figure: StudyFigure) -> dict[str, object]:
+    ends = dict(zip(("low", "high"), figure.interval, strict=True)) if figure.interval else {}
+    return ends | {
+        "study": record.study,
+        "method": run.name,
+        "recipe": run.recipe,
+        "seed": run.seed,
+        "data": run.data,
+        "control": run.control or "",
+        "analysis": one.analysis,
+        "kind": one.about,
+        "n": one.n,
+        "analysis_seed": one.seed,
+        "at": figure.at,
+        "figure": figure.name,
+        "value": figure.value,
+        "recipe_digest": run.recipe_digest,
+        "model_digest": one.digests["model"],
+        "data_digest": one.digests["data"],
+    }
+
+
+__all__ = ["analyses_csv", "analysis_grids"]

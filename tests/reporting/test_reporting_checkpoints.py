@@ -1,0 +1,35 @@
+"""Disentanglement against robustness: table, CSV, drawing and the part of the page."""
+
+from __future__ import annotations
+
+import csv
+from xml.etree import ElementTree
+
+from analysis_records import make_checkpoints
+from deconfound.records import CheckpointsRecord
+from deconfound.reporting import analysis_files, render
+from pages import Page, printed_analysis
+
+
+def test_the_page_shows_epochs_and_rank_correlations(evaluations):
+    html = render(evaluations[:1], analyses=[make_checkpoints(model="<b>x</b>")])
+    assert Page(html).open == []
+    assert "<b>x</b>" not in html
+    assert "Disentanglement and robustness: " in html
+    for words in ("Spearman -1, p 0.333 (exact)", "mean correlation and accuracy under the attack: no rank correlation",
+                  "exact basis, 3 epochs"):  # fmt: skip
+        assert words in html.replace("\xa0", " ")
+
+
+def test_table_and_files_are_the_record():
+    record = make_checkpoints()
+    text = printed_analysis(record)
+    for words in ("largest correlation", "60.0 %", "0.15", "Spearman -1", "Note: a note"):
+        assert words in text
+    files = analysis_files(record)
+    assert set(files) == {"checkpoints.csv", "checkpoints.svg"}
+    assert ElementTree.fromstring(files["checkpoints.svg"]).tag.endswith("svg")
+    rows = list(csv.DictReader(files["checkpoints.csv"].decode().splitlines()))
+    assert [(row["epoch"], float(row["adversarial"])) for row in rows] == [("1", 0.3), ("2", 0.4), ("4", 0.6)]
+    assert [float(row["mean_correlation"]) for row in rows] == [point.held_out.mean for point in record.points]
+    assert CheckpointsRecord.from_json(record.to_json()).points == record.points
