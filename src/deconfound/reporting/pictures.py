@@ -27,7 +27,7 @@ from deconfound.reporting.text import (
 )
 
 NAMES = {"adversarial_causal": "adversarial causal (AC)", "counterfactual": "counterfactual (CF)"}
-_BRIEF = {"adversarial_causal": "AC", "counterfactual": "CF"}
+_BRIEF = {"adversarial": "F adv.", "adversarial_causal": "AC", "counterfactual": "CF"}
 
 IMAGE, ATTACKED, SALIENCY, ATTACKED_SALIENCY = "image", "adversarial", "saliency", "saliency adv."
 
@@ -189,6 +189,7 @@ def pictures_view(prefix: str, name: str, record: PicturesRecord, budget: int) -
         "setting": setting(record),
         "headings": list(_HEADINGS.values()),
         "rows": [list(row.values()) for row in summary(record)],
+        "causal": any(kind in NAMES for kind in kinds(record)),
         "complete": completeness_text(record),
         "pictures": shown,
         "layout": "near",
