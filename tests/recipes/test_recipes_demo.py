@@ -66,7 +66,8 @@ class TestTheFiles:
             assert all(record in shown.evaluations for record in judged)
             kinds = {path.name.removeprefix("analyze-").split("-")[0] for path in run.glob("analyze-*")}
             assert kinds == set(one.analyses)
-        assert all(record.curve and record.verdict.checks for record in shown.evaluations)
+        assert all(record.verdict.checks for record in shown.evaluations)
+        assert all(bool(record.curve) == (record.suite == "adaptive") for record in shown.evaluations)
         assert all(record.gallery for record in shown.evaluations if record.suite == "quick")
         assert {record.budget for record in shown.evaluations} == {"demo"}
 

@@ -138,6 +138,8 @@ def test_losses_by_suite_and_size(make):
         make["evaluation"](defence="a", clean=0.9, robust=0.1, n=50, suite="quick", budget="demo"),
     ])  # fmt: skip
     assert len(lines) == 2
+    (same,) = attack_lines([make["evaluation"](defence="c", clean=0.9, robust=0.9, n=100)])
+    assert "c stays at 90.0 %" in same
     assert lines[0].startswith(
         "Under attack (suite standard, linf 0.1, n = 100) a falls by 70.0 points from 90.0 % to 20.0"
     )

@@ -102,7 +102,9 @@ def _visit(chapter: Chapter, tour: Tour, runs: Path, found: _Notebook, monitor: 
     n = tour.n_of_random if random else tour.n
     targets = {} if random else {QUICK: Target(target=str(run), n=tour.n_of_quick)}  # quick would be fooled
     for suite, target in (targets | {ADAPTIVE: Target(target=str(run), n=n, sample=tour.sample)}).items():
-        record, _ = evaluate_target(target, Judging(suite=suite, budget=BUDGET), monitor=monitor)
+        # One curve for each network is enough, with the suite whose verdict counts.
+        judging = Judging(suite=suite, budget=BUDGET, curve=suite == ADAPTIVE)
+        record, _ = evaluate_target(target, judging, monitor=monitor)
         found.evaluations[chapter.recipe, suite] = record
     for kind, settings in chapter.analyses.items():
         look = Look(run=str(run), kind=kind, **settings)

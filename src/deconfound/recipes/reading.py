@@ -40,8 +40,9 @@ def records_in(file: Path, field: str) -> list[Mapping[str, Any]] | None:
     kind = data.get("kind") if isinstance(data, dict) else None
     if kind == RESULTS:
         found, more = data.get("evaluations"), data.get("analyses", [])
-        parts = [*found, *more] if isinstance(found, list) and isinstance(more, list) else [None]
-        if all(isinstance(part, dict) and part.get("kind") in _KNOWN for part in parts):
-            return parts
+        if isinstance(found, list) and isinstance(more, list):
+            parts = [*found, *more]
+            if all(isinstance(part, dict) and part.get("kind") in _KNOWN for part in parts):
+                return parts
         raise InputError(field, str(file), "a record that deconfound wrote")
     return [data] if kind in _KNOWN else None

@@ -86,11 +86,11 @@ def attack_lines(evaluations: Sequence[EvaluationRecord]) -> list[str]:
 
 def _lost(one: EvaluationRecord) -> str:
     doubt = "" if one.verdict.reliable else " (UNRELIABLE)"
+    kept = f"{percent(one.robust_accuracy)} {interval(*one.robust_interval)}{doubt}"
+    if one.robust_accuracy == one.clean_accuracy:
+        return f"{name_of(one)} stays at {kept}"
     lost = f"{100 * (one.clean_accuracy - one.robust_accuracy):.1f}"
-    return (
-        f"{name_of(one)} falls by {lost} points from {percent(one.clean_accuracy)} to {percent(one.robust_accuracy)}"
-        f" {interval(*one.robust_interval)}{doubt}"
-    )
+    return f"{name_of(one)} falls by {lost} points from {percent(one.clean_accuracy)} to {kept}"
 
 
 def reliance_lines(records: Sequence[RelianceRecord]) -> list[str]:
