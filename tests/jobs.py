@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import replace
 
 import torch
 
@@ -50,3 +51,19 @@ def data_module(monkeypatch, name, **splits):
 def split(count=40, classes=4, shape=(1, 16, 16), seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(count, *shape, generator=generator), torch.arange(count) % classes
+
+
+def short_tour(tour):
+    """The demo's tour with all its stops, each as short as it can be."""
+    few = {"epochs": 1, "steps": 1, "selection.steps": 1}
+    more = {
+        "ciiv": {"sampler.loops": 2, "sampler.samples": 1},
+        "cafe/adv": {"objective.inversion_steps": 1, "stages.amr.epochs": 1, "stages.amr.steps": 1},
+    }
+    looks = {"pictures": {"n": 20, "steps": 2}, "instruments": {"n": 100}}
+
+    def shortened(chapter):
+        analyses = {kind: looks.get(kind, {"n": 20}) for kind in chapter.analyses}
+        return replace(chapter, changes=few | more.get(chapter.recipe, {}), analyses=analyses)
+
+    return replace(tour, chapters=tuple(map(shortened, tour.chapters)), n=2, n_of_random=2, n_of_quick=8)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from deconfound.analysis import Matching, integrated_gradients, make_pictures, match_features
+from deconfound.analysis import Matching, integrated_gradients, kind_residuals, make_pictures, match_features
 from deconfound.analysis.matching import cosine, frequency_scale, from_spectrum, shifted, total_variation
 from deconfound.analysis.pictures import TARGETS
 from deconfound.analysis.saliency import heat
@@ -18,6 +18,7 @@ from deconfound.core.origin import Origin
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
+from deconfound.models import CausalFeatureMap
 from deconfound.records import Machine
 from toys import SplitNet, ToySource
 
@@ -41,6 +42,18 @@ class Linear(nn.Module):
 
     def forward(self, images):
         return self.head(self.features(images))
+
+
+class Residual(nn.Module):
+    """A linear h or g: a multiple of the feature, and a little of every other one."""
+
+    def __init__(self, scale, width=12, seed=0):
+        super().__init__()
+        mixing = torch.randn(width, width, generator=torch.Generator().manual_seed(seed)) / (10 * width**0.5)
+        self.weight = nn.Parameter(scale * torch.eye(width) + mixing)
+
+    def forward(self, features):
+        return features @ self.weight.T
 
 
 def pictured(model, source=None, index=None, **settings):
@@ -196,6 +209,30 @@ class TestARecord:
         targets = dict(TARGETS) | {"between": lambda natural, adversarial: (natural + adversarial) / 2}
         record = pictured(Linear(), targets=targets)
         assert [picture.kind for picture in record.images[0].features] == ["natural", "adversarial", "between"]
+
+    def test_causal_kinds_of_a_linear_model_are_reached(self):
+        """AC = F + h(Z) and CF = F + g(Z) too: without shifts a cosine above 0.99, the class of the head."""
+        model = Linear()
+        h, g = Residual(0.7, seed=1), Residual(-0.5, seed=2)
+        causal = CausalFeatureMap(model, h)
+
+        def of(kind):
+            return lambda natural, adversarial: natural + kind_residuals(causal, g, adversarial - natural)[kind]
+
+        targets = dict(TARGETS) | {kind: of(kind) for kind in ("adversarial_causal", "counterfactual")}
+        record = pictured(model, targets=targets, matching=Matching(jitter=0, tv=0.0, steps=300))
+        source = ToySource()
+        for image in record.images:
+            assert [picture.kind for picture in image.features] == list(targets)
+            assert min(picture.cosine for picture in image.features) > 0.99
+            x = source.images[image.index : image.index + 1]
+            attack = PGD(ThreatModel("linf", 0.1), steps=3, keep="last")
+            labels = source.labels[image.index : image.index + 1]
+            moved = attack(model, x, labels, Streams(0, [image.index]).fold("analysis", attack.name))
+            with torch.no_grad():
+                z = model.features(moved) - model.features(x)
+                decoded = [int(model.head(model.features(x) + net(z)).argmax()) for net in (h, g)]
+            assert [picture.decoded for picture in image.features[2:]] == decoded
 
     def test_the_network_comes_back_as_it_was(self):
         model = SplitNet(norm=True).train()

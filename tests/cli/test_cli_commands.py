@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ import pytest
 from deconfound.recipes import demo as demo_job
 from deconfound.recipes import training as train_job
 from deconfound.recipes.listing import KINDS
-from deconfound.recipes.targets import Target
+from deconfound.recipes.tour import TOUR
 from deconfound.records import Comparison, EvaluationRecord, TrainingRecord
+from jobs import short_tour
 
 
 @pytest.fixture(autouse=True)
@@ -175,15 +177,16 @@ def test_compare(cli, run, tmp_path):
 
 
 def test_demo(cli, tmp_path, monkeypatch):
-    changes = {"epochs": 1, "steps": 1, "selection.steps": 1}
-    monkeypatch.setattr(demo_job, "train", functools.partial(train_job.train, changes=changes))
-    monkeypatch.setattr(demo_job, "Target", functools.partial(Target, n=20))
-    monkeypatch.setattr(demo_job, "STORY", ("standard", "pgd-at"))
+    tour = short_tour(TOUR)
+    tour = replace(tour, chapters=tour.chapters[:1])
+    monkeypatch.setattr(demo_job, "demo", functools.partial(demo_job.demo, tour=tour))
     code, out, err = cli("demo")
     assert code == 0
     assert out.endswith("Open the report: demo/report.html\n")
-    for name in ("standard", "pgd-at"):
-        assert re.search(rf"^{name}: \d+\.\d% of 20 test images right when clean, ", out, re.MULTILINE)
+    learned = out.partition("What was learned:\n")[2]
+    assert re.search(r"^- Under attack \(suite quick .*n = 8\) standard falls by \d+\.\d points", learned, re.M)
+    assert re.search(r"^- Reliance, .* standard \d+\.\d % \[", learned, re.M)
+    assert "Shortened: standard trained for 1 epoch, where its recipe has 40." in out
     refused = cli("demo")
     assert (refused.code, refused.out) == (2, "")
     assert refused.err == (

@@ -67,6 +67,12 @@ def test_any_number_of_kinds_and_no_saliency(evaluations, pictures):
     base = pictures(kinds=("natural", "adversarial", "causal", "counterfactual"))
     bare = tuple(image.model_copy(update={"saliency": None, "adversarial_saliency": None}) for image in base.images)
     record = base.model_copy(update={"images": bare, "integration": {}})
+    causal = pictures(kinds=("natural", "adversarial_causal", "counterfactual"))
+    text = Page(render(evaluations[:1], analyses=[causal])).text
+    assert "adversarial causal (AC) 0.990" in text
+    assert "F natural 1 AC 2 CF 3" in text
+    assert "AC and CF are adversarial causal features" in text
+    assert "AC and CF" not in Page(render(evaluations[:1], analyses=[pictures()])).text
     assert "counterfactual" in printed_analysis(record)
     assert "Integrated" not in printed_analysis(record)
     page = Page(render(evaluations[:1], analyses=[record]))

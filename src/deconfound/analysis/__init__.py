@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
-    from deconfound.analysis.causal_kinds import KINDS, Kinds, inversion_distances, kind_logits, observe_kinds
+    from deconfound.analysis.causal_kinds import (
+        KINDS,
+        Kinds,
+        inversion_distances,
+        kind_logits,
+        kind_residuals,
+        observe_kinds,
+    )
     from deconfound.analysis.effects import EffectParts, analyse_effects
     from deconfound.analysis.exposure import ExposureParts, analyse_exposure
     from deconfound.analysis.instruments import diagnose_instruments
@@ -23,6 +30,7 @@ _HOME = {
     "Kinds": "causal_kinds",
     "inversion_distances": "causal_kinds",
     "kind_logits": "causal_kinds",
+    "kind_residuals": "causal_kinds",
     "observe_kinds": "causal_kinds",
     "EffectParts": "effects",
     "analyse_effects": "effects",
@@ -58,6 +66,7 @@ __all__ = [
     "integrated_gradients",
     "inversion_distances",
     "kind_logits",
+    "kind_residuals",
     "make_pictures",
     "match_features",
     "measure_reliance",

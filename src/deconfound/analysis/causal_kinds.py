@@ -30,6 +30,19 @@ SCALE = 1000.0
 """Distances are KL * 10^3, as in the paper's table."""
 
 
+def kind_residuals(causal: CausalFeatures, test_function: nn.Module | None, instrument: Tensor) -> dict[str, Tensor]:
+    """Z, g(Z), h(g(Z)) and h(Z): what is added to F, by kind, in the modes that the networks are in.
+
+    Args:
+        causal: a network cut at a feature map with h.
+        test_function: g; None for g(Z) = Z.
+        instrument: Z = F of the adversarial images - F.
+    """
+    tested = instrument if test_function is None else test_function(instrument)
+    residuals = (instrument, tested, causal.hypothesis(tested), causal.hypothesis(instrument))
+    return dict(zip(KINDS, residuals, strict=True))
+
+
 def kind_logits(
     causal: CausalFeatures, test_function: nn.Module | None, natural: Tensor, instrument: Tensor
 ) -> dict[str, Tensor]:
@@ -41,9 +54,8 @@ def kind_logits(
         natural: F of the clean images.
         instrument: Z = F of the adversarial images - F.
     """
-    tested = instrument if test_function is None else test_function(instrument)
-    residuals = (instrument, tested, causal.hypothesis(tested), causal.hypothesis(instrument))
-    return {kind: causal.head(natural + residual) for kind, residual in zip(KINDS, residuals, strict=True)}
+    residuals = kind_residuals(causal, test_function, instrument)
+    return {kind: causal.head(natural + residual) for kind, residual in residuals.items()}
 
 
 @dataclass(frozen=True)

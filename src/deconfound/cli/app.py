@@ -62,27 +62,19 @@ def demo(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Train, attack, judge and report on bundled digits: no download, a few minutes on two cores."""
+    """Train, attack, judge, explain and report on bundled digits: no download, a few minutes on two cores."""
     from deconfound.recipes.demo import demo as job
-    from deconfound.recipes.reporting import results_json
     from deconfound.reporting.tables import leaderboard_table
 
     screen = Screen(quiet=quiet)
     with logged(screen):
         found = job(out, overwrite=overwrite, monitor=screen)
     if json:
-        typer.echo(results_json(found.evaluations), nl=False)
+        typer.echo(found.results.read_text(), nl=False)
         return
     screen.output.print(leaderboard_table(found.evaluations))
-    for record in found.evaluations:
-        verdict = "reliable" if record.verdict.reliable else f"UNRELIABLE: {'; '.join(record.verdict.reasons)}"
-        screen.output.print(
-            f"{record.defence}: {record.clean_accuracy:.1%} of {record.n} test images right when clean, "
-            f"{record.robust_accuracy:.1%} under {record.suite} at {record.threat.norm} {record.threat.eps:g} "
-            f"({verdict}).",
-            soft_wrap=True,
-            markup=False,
-        )
+    for line in (*found.lessons.about, "", "What was learned:", *(f"- {line}" for line in found.lessons.learned), ""):
+        screen.output.print(line, soft_wrap=True, markup=False)
     screen.output.print(f"Open the report: {found.page}", soft_wrap=True, markup=False)
 
 

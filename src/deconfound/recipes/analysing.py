@@ -141,7 +141,7 @@ KINDS: Mapping[str, Kind] = {
         ("layer", "treatments", "instruments"),
     ),
     "pictures": Kind(
-        "what natural and adversarial features look like, and which pixels speak for the label",
+        "what natural and adversarial features look like, causal ones too, and which pixels speak for the label",
         "a network that can be cut in features and head, which all but random ones can (so not CiiV)",
         pictures_analysis,
         ("layer", "steps"),

@@ -32,15 +32,10 @@ def effects_analysis(look: Look, loaded: Loaded, recipe: Recipe) -> Callable[[Sc
     Raises:
         InputError: a run of CAFE whose stage ``amr``, which alone has g, is not found where it was.
     """
-    settings = recipe.objective
-    if not isinstance(settings, AMRGMMSettings | CafeSettings):
+    found, settings = game_of(look.run, loaded, recipe), recipe.objective
+    if found is None:
         return None
-    device = next((tensor.device for tensor in loaded.model.state_dict().values()), None)
-    place, game_run = (Path(look.run), loaded) if isinstance(settings, AMRGMMSettings) else _stage(look.run, loaded)
-    assert game_run.recipe is not None  # load_run refuses weights without one
-    game_run.model.to(device)
-    game = restored(place, game_run, game_run.recipe)
-    assert isinstance(game, AMRGMM)
+    game, played = found
     inversion = causal_inversion(SHARE * recipe.eps)
     if isinstance(settings, CafeSettings):
         assert settings.gamma is not None  # resolved
@@ -50,7 +45,7 @@ def effects_analysis(look: Look, loaded: Loaded, recipe: Recipe) -> Callable[[Sc
         test_function=game.g,
         climbed=game.climbed,
         defence=_ordinary(loaded.model) if isinstance(settings, CafeSettings) else None,
-        game=game_run.recipe.objective.model_dump(mode="json"),
+        game=played.model_dump(mode="json"),
     )
 
     def work(scene: Scene) -> EffectsRecord:
@@ -67,6 +62,25 @@ def effects_analysis(look: Look, loaded: Loaded, recipe: Recipe) -> Callable[[Sc
         )
 
     return work
+
+
+def game_of(run: str, loaded: Loaded, recipe: Recipe) -> tuple[AMRGMM, AMRGMMSettings] | None:
+    """AMR-GMM as it was played for a run, with h, g and the frozen network, and its settings; None for other runs.
+
+    Raises:
+        InputError: a run of CAFE whose stage ``amr``, which alone has g, is not found where it was.
+    """
+    settings = recipe.objective
+    if not isinstance(settings, AMRGMMSettings | CafeSettings):
+        return None
+    device = next((tensor.device for tensor in loaded.model.state_dict().values()), None)
+    place, game_run = (Path(run), loaded) if isinstance(settings, AMRGMMSettings) else _stage(run, loaded)
+    assert game_run.recipe is not None  # load_run refuses weights without one
+    game_run.model.to(device)
+    game, played = restored(place, game_run, game_run.recipe), game_run.recipe.objective
+    assert isinstance(game, AMRGMM)
+    assert isinstance(played, AMRGMMSettings)
+    return game, played
 
 
 def _stage(run: str, loaded: Loaded) -> tuple[Path, Loaded]:

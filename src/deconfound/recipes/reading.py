@@ -10,7 +10,7 @@ from typing import Any
 from deconfound.errors import InputError
 from deconfound.records import ANALYSES, SCHEMA_VERSION, EvaluationRecord, TrainingRecord
 
-RESULTS = "results"  # the kind of a file that holds several evaluation records
+RESULTS = "results"  # the kind of a file that holds several evaluation records and analyses
 _KNOWN = (EvaluationRecord.expected_kind, TrainingRecord.expected_kind, *ANALYSES)
 
 
@@ -43,8 +43,10 @@ def records_in(file: Path, field: str) -> list[Mapping[str, Any]] | None:
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise InputError(f"{file}: schema_version", version, f"at most {SCHEMA_VERSION}; update deconfound")
     if kind == RESULTS:
-        found = data.get("evaluations")
-        if isinstance(found, list) and all(isinstance(part, dict) and part.get("kind") in _KNOWN for part in found):
-            return found
+        found, more = data.get("evaluations"), data.get("analyses", [])
+        if isinstance(found, list) and isinstance(more, list):
+            parts = [*found, *more]
+            if all(isinstance(part, dict) and part.get("kind") in _KNOWN for part in parts):
+                return parts
         raise InputError(field, str(file), "a record that deconfound wrote")
     return [data] if kind in _KNOWN else None

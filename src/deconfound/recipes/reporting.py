@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deconfound.errors import InputError, require
 from deconfound.recipes.reading import RESULTS, files_in, records_in
@@ -28,10 +29,14 @@ _KINDS: Mapping[str, type[VersionedRecord]] = {
 }
 
 
-def results_json(evaluations: Iterable[EvaluationRecord]) -> str:
-    """Several evaluation records in one file."""
-    records = [record.model_dump(mode="json") for record in evaluations]
-    return json.dumps({"kind": RESULTS, "schema_version": SCHEMA_VERSION, "evaluations": records}, indent=1) + "\n"
+def results_json(
+    evaluations: Iterable[EvaluationRecord], analyses: Iterable[AnalysisRecord] = (), learned: Iterable[str] = ()
+) -> str:
+    """Several evaluation records in one file, with analyses and what was learned from them."""
+    data: dict[str, Any] = {"kind": RESULTS, "schema_version": SCHEMA_VERSION, "learned": list(learned)}
+    data["evaluations"] = [record.model_dump(mode="json") for record in evaluations]
+    data["analyses"] = [record.model_dump(mode="json") for record in analyses]
+    return json.dumps(data, indent=1) + "\n"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from deconfound.reporting.column_figure import columns_figure
     from deconfound.reporting.comparison import comparison_view
     from deconfound.reporting.figures import curve_figure, png, survivors_figure, svg, training_figure
+    from deconfound.reporting.lessons import Lessons, lessons_of
     from deconfound.reporting.page import render
     from deconfound.reporting.reliance import side_by_side_table
     from deconfound.reporting.study import markdown_table, study_grids, study_view
@@ -32,6 +33,8 @@ _HOME = {
     "curve_figure": "figures",
     "evaluation_table": "tables",
     "interval": "text",
+    "Lessons": "lessons",
+    "lessons_of": "lessons",
     "leaderboard_table": "tables",
     "markdown_table": "study",
     "percent": "text",
@@ -57,6 +60,8 @@ __all__ = [
     "curve_figure",
     "evaluation_table",
     "interval",
+    "Lessons",
+    "lessons_of",
     "leaderboard_table",
     "markdown_table",
     "percent",

@@ -19,6 +19,7 @@ from deconfound.reporting.analyses import analysis_views
 from deconfound.reporting.column_view import column_view
 from deconfound.reporting.figures import curve_figure, history_keys, survivors_figure, svg, training_figure
 from deconfound.reporting.inline_png import panel, png_size
+from deconfound.reporting.lessons import Lessons
 from deconfound.reporting.study import study_grids
 from deconfound.reporting.summary import groups, summarise
 from deconfound.reporting.tables import ordered
@@ -34,6 +35,7 @@ def render(
     *,
     analyses: Sequence[AnalysisRecord] = (),
     study: StudyRecord | None = None,
+    lessons: Lessons | None = None,
 ) -> str:
     """The page as text; the same records give the same text.
 
@@ -46,6 +48,7 @@ def render(
         title: of the page.
         analyses: what was found in the models, if any was looked into.
         study: that the evaluations belong to; its tables come first.
+        lessons: what was learned from all of it, and how it was done; before the summary.
 
     Raises:
         InputError: no evaluations.
@@ -62,6 +65,7 @@ def render(
         styles=Markup(_source("report.css")),
         dark=Markup(_source("dark.css")),
         study=None if study is None else {"about": text.clean(study.about), "grids": study_grids(study)},
+        lessons=lessons,
         summary=summarise(records, trainings),
         comparable=len(groups(records)) == 1,
         models=[

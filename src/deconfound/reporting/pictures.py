@@ -26,6 +26,9 @@ from deconfound.reporting.text import (
     threat_text,
 )
 
+NAMES = {"adversarial_causal": "adversarial causal (AC)", "counterfactual": "counterfactual (CF)"}
+_BRIEF = {"adversarial": "F adv.", "adversarial_causal": "AC", "counterfactual": "CF"}
+
 IMAGE, ATTACKED, SALIENCY, ATTACKED_SALIENCY = "image", "adversarial", "saliency", "saliency adv."
 
 
@@ -43,6 +46,15 @@ def kinds(record: PicturesRecord) -> list[str]:
     return list(dict.fromkeys(picture.kind for image in record.images for picture in image.features))
 
 
+def kind_name(kind: str) -> str:
+    """A kind of features in words.
+
+    >>> kind_name("natural"), kind_name("counterfactual")
+    ('natural', 'counterfactual (CF)')
+    """
+    return NAMES.get(kind, clean(kind))
+
+
 def _of(record: PicturesRecord, kind: str) -> list[tuple[PicturedImage, FeaturePicture]]:
     return [(image, picture) for image in record.images for picture in image.features if picture.kind == kind]
 
@@ -55,7 +67,7 @@ def summary(record: PicturesRecord) -> list[dict[str, str]]:
         alike = [picture.cosine for _, picture in found]
         rows.append(
             {
-                "kind": clean(kind),
+                "kind": kind_name(kind),
                 "cosine": f"{statistics.median(alike):.3f}",
                 "least": f"{min(alike):.3f}",
                 "distance": f"{statistics.median(picture.distance for _, picture in found):.3f}",
@@ -102,9 +114,9 @@ def _tiles(record: PicturesRecord, image: PicturedImage) -> Iterator[tuple[Tile,
         what = "" if kind == IMAGE else " attacked"
         yield Tile(encoded, kind, word, seen != image.label), f"Image {image.index}, a {label},{what} predicted {word}"
     for picture in image.features:
-        word, kind = _class(names, picture.prediction), clean(picture.kind)
+        word, kind = _class(names, picture.prediction), kind_name(picture.kind)
         words = f"Picture of the {kind} features of image {image.index}, cosine {picture.cosine:.2f}, predicted {word}"
-        yield Tile(picture.png, f"F {kind}", word, picture.prediction != image.label), words
+        yield Tile(picture.png, _BRIEF.get(picture.kind, f"F {kind}"), word, picture.prediction != image.label), words
     for kind, found in ((SALIENCY, image.saliency), (ATTACKED_SALIENCY, image.adversarial_saliency)):
         if found is not None:
             yield Tile(found.png, kind), _saliency_words(kind, image, label, found)
@@ -177,6 +189,7 @@ def pictures_view(prefix: str, name: str, record: PicturesRecord, budget: int) -
         "setting": setting(record),
         "headings": list(_HEADINGS.values()),
         "rows": [list(row.values()) for row in summary(record)],
+        "causal": any(kind in NAMES for kind in kinds(record)),
         "complete": completeness_text(record),
         "pictures": shown,
         "layout": "near",
@@ -189,4 +202,12 @@ def pictures_view(prefix: str, name: str, record: PicturesRecord, budget: int) -
     }
 
 
-__all__ = ["kinds", "pictures_csv", "pictures_files", "pictures_table", "pictures_view", "summary"]
+__all__ = [
+    "kind_name",
+    "kinds",
+    "pictures_csv",
+    "pictures_files",
+    "pictures_table",
+    "pictures_view",
+    "summary",
+]
