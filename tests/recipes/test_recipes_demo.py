@@ -49,7 +49,8 @@ class TestTheTour:
                 assert seen.index(earlier) < seen.index(one.recipe)
 
     def test_every_kind_of_analysis_is_shown(self):
-        assert {kind for one in TOUR.chapters for kind in one.analyses} == set(KINDS)
+        kept = {"checkpoints"}  # needs a training that keeps its epochs
+        assert {kind for one in TOUR.chapters for kind in one.analyses} == set(KINDS) - kept
 
 
 class TestTheFiles:
