@@ -32,6 +32,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "instruments": ("joint F", "p wu-hausman", "p sargan", "p hansen"),
 }
 """What the tables of words show of a kind that finds more than fits on a page; the table of numbers has it all."""
+ABREAST = 6
+"""Figures that stand side by side."""
 HEADINGS = (
     "study", "method", "recipe", "seed", "data", "control", "analysis", "kind", "n", "analysis_seed", "at", "figure",
     "value", "low", "high", "recipe_digest", "model_digest", "data_digest",
@@ -39,16 +41,17 @@ HEADINGS = (
 
 
 def analysis_grids(record: StudyRecord) -> list[Grid]:
-    """One table for each analysis that any run has: a row for each run and each part of it, such as each rho.
+    """The tables of each analysis that any run has: a row for each run and each part of it, such as each rho.
 
     Args:
         record: of the study.
     """
     names = dict.fromkeys(one.analysis for run in record.runs for one in run.analyses)
-    return [_grid(record, name) for name in names]
+    return [grid for name in names for grid in _grids(record, name)]
 
 
-def _grid(record: StudyRecord, name: str) -> Grid:
+def _grids(record: StudyRecord, name: str) -> list[Grid]:
+    """As many tables as its figures need, so that each fits on a screen."""
     members = [(run, one) for run in record.runs for one in run.analyses if one.analysis == name]
     kind = members[0][1].about
     figures = [figure for _, one in members for figure in _shown(one)]
@@ -56,11 +59,19 @@ def _grid(record: StudyRecord, name: str) -> Grid:
     order = COLUMNS.get(kind, ())
     columns.sort(key=lambda column: order.index(column) if column in order else -1)
     parts = any(figure.at for figure in figures)
-    rows = [row for run, one in members for row in _rows(run, one, columns, parts)]
     facts = [f"n {_all_of([str(one.n) for _, one in members])}", f"seed {_all_of([str(o.seed) for _, o in members])}"]
     caption = f"{CAPTIONS.get(kind, clean(kind))}; {', '.join(facts)}, 95 % intervals"
     notes = dict.fromkeys(clean(note) for _, one in members for note in one.notes)
-    return Grid(caption, ("method", "seed", *(["at"] if parts else []), *map(clean, columns)), tuple(rows), (*notes,))
+    tables = [columns[first : first + ABREAST] for first in range(0, len(columns), ABREAST)] or [[]]
+    return [
+        Grid(
+            caption if place == 0 else f"{caption}, continued",
+            ("method", "seed", *(["at"] if parts else []), *map(clean, some)),
+            tuple(row for run, one in members for row in _rows(run, one, some, parts)),
+            (*notes,) if place + 1 == len(tables) else (),
+        )
+        for place, some in enumerate(tables)
+    ]
 
 
 def _shown(one: StudyAnalysis) -> list[StudyFigure]:
