@@ -104,6 +104,7 @@ class Run:
         )
 
     def __call__(self) -> None:
+        """One epoch of one step."""
         fit(self.objective, self.source, self.settings, self.fabric)
         synchronise(self.device)
 
