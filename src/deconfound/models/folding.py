@@ -15,6 +15,8 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
+from deconfound.models.input_conv import InputConv2d
+
 _ADDITIONS = (operator.add, torch.add)
 _RELUS = (F.relu, torch.relu)
 
@@ -53,6 +55,8 @@ class _Tracer(fx.Tracer):
     """Looks into everything but torch's own layers."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if type(m) is InputConv2d:
+            return True
         # a subclass elsewhere may do more than the layer it extends
         return super().is_leaf_module(m, module_qualified_name) and type(m).__module__.startswith("torch.")
 
@@ -98,7 +102,9 @@ def _fold_norms(traced: fx.GraphModule) -> None:
 
 def _takes_a_fold(layer: nn.Module, node: fx.Node) -> bool:
     # BatchNorm's channels are dimension 1, which is a linear layer's last only where its output is (B, c)
-    channels_fit = type(layer) is nn.Conv2d or (type(layer) is nn.Linear and len(shape_of(node) or ()) == 2)
+    channels_fit = type(layer) in (nn.Conv2d, InputConv2d) or (
+        type(layer) is nn.Linear and len(shape_of(node) or ()) == 2
+    )
     return channels_fit and len(node.users) == 1
 
 
@@ -203,4 +209,4 @@ def _is_fresh(traced: fx.GraphModule, node: object) -> bool:
     if node.op == "call_function":
         same = node.target is operator.iadd and _is_fresh(traced, node.args[0])
         return same or node.target in (*_ADDITIONS, F.max_pool2d)
-    return type(module_of(traced, node)) in (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.BatchNorm2d)
+    return type(module_of(traced, node)) in (nn.Conv2d, InputConv2d, nn.Linear, nn.MaxPool2d, nn.BatchNorm2d)

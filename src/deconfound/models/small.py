@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deconfound.models.input_conv import InputConv2d
 from deconfound.models.network import Network, Size, initialise, share
 from deconfound.models.normalise import Levels
 
@@ -28,7 +29,7 @@ class Small(Network):
     ) -> None:
         super().__init__(classes=classes, channels=channels, size=size, mean=mean, std=std)
         height, width = self.size
-        self.conv1 = nn.Conv2d(channels, 16, 4, stride=2, padding=1)
+        self.conv1 = InputConv2d(channels, 16, 4, stride=2, padding=1)
         self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(16, 32, 4, stride=2, padding=1)
         self.relu2 = nn.ReLU()
@@ -62,7 +63,7 @@ class LeNet5(Network):
     ) -> None:
         super().__init__(classes=classes, channels=channels, size=size, mean=mean, std=std)
         height, width = self.size
-        self.conv1 = nn.Conv2d(channels, 32, 3, padding=1)
+        self.conv1 = InputConv2d(channels, 32, 3, padding=1)
         self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
         self.relu2 = nn.ReLU()
@@ -110,7 +111,7 @@ class SmallCNN(Network):
     ) -> None:
         super().__init__(classes=classes, channels=channels, size=size, mean=mean, std=std)
         rows, columns = (((side - 4) // 2 - 4) // 2 for side in self.size)
-        self.conv1, self.relu1 = nn.Conv2d(channels, 32, 3), nn.ReLU()
+        self.conv1, self.relu1 = InputConv2d(channels, 32, 3), nn.ReLU()
         self.conv2, self.relu2 = nn.Conv2d(32, 32, 3), nn.ReLU()
         self.conv3, self.relu3 = nn.Conv2d(32, 64, 3), nn.ReLU()
         self.conv4, self.relu4 = nn.Conv2d(64, 64, 3), nn.ReLU()
