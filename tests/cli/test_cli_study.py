@@ -86,6 +86,13 @@ def test_faults(refused, words, match):
 def test_studies_are_listed(cli):
     code, out, _ = cli("list", "studies")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == ["cifar10", "cifar10-small", "fashion", "mnist"]
+    assert [line.split()[0] for line in out.splitlines()] == [
+        "amr-gmm",
+        "cifar10",
+        "cifar10-small",
+        "confounded",
+        "fashion",
+        "mnist",
+    ]
     assert "pgd-STEPS" in cli("list", "suites").out
     assert "DATA:train=N" in cli("list", "data").out
