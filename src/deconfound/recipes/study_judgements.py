@@ -16,7 +16,8 @@ from deconfound.training.settings import Settings
 
 
 class Judgement(Settings):
-    """How a run is judged: the options of ``deconfound evaluate`` that change what is found, and ``compile``.
+    """How a run is judged: the options of ``deconfound evaluate`` that change what is found, ``compile``, and whether
+    accuracy is measured against the radius too (``curve``), which a second judgement of a run need not do again.
 
     ``n`` null: all test images, for a random model those of the budget. ``norm`` and ``eps`` null: as trained.
     ``transfer`` names methods of the study whose adversarial images are tried too (``--transfer-from``): those of the
@@ -34,6 +35,7 @@ class Judgement(Settings):
     draws: Annotated[int, Field(ge=1)] | None = None
     separate: bool = False
     compile: bool = False
+    curve: bool = True
     transfer: tuple[str, ...] = ()
 
     @field_validator("suite")

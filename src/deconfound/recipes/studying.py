@@ -201,6 +201,7 @@ def _judge(run: Planned, judgement: Judgement, device: str, monitor: Monitor | N
         loops=judgement.loops,
         draws=judgement.draws,
         compile=judgement.compile,
+        curve=judgement.curve,
         separate=judgement.separate,
         gallery=0,  # the pages of single evaluations have pictures; here they would say the same again for every run
     )
