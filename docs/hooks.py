@@ -27,7 +27,7 @@ from deconfound.recipes.analysing import KINDS as ANALYSES
 from deconfound.recipes.listing import listing
 from deconfound.recipes.resolve import about, family_radii, file_of, resolve
 from deconfound.recipes.resolve import names as recipes
-from deconfound.records import Machine, StudyRecord, show_radius
+from deconfound.records import Machine, StudyRecord, StudyRun, show_radius
 from deconfound.reporting import markdown_table
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
@@ -195,6 +195,33 @@ def _study(name: str) -> str:
     return f"{markdown_table(record)}\n{hours} ({seen}). Source: {source}."
 
 
+def _pivot(words: str) -> str:
+    """One figure of an analysis, or ``robust``, of a study on several data sets: a row for each method."""
+    name, _, figure = words.partition(" ")
+    record = StudyRecord.read(RESULTS / f"{name}.json")
+    cells: dict[str, dict[str, str]] = {}
+    for run in record.runs:
+        method, _, data = run.name.rpartition("/")
+        if (found := _figure(run, figure)) is not None:
+            low, high = found[1]
+            doubted = figure == "robust" and not all(one.verdict.reliable for one in run.results)
+            text = f"{100 * found[0]:.1f} % [{100 * low:.1f}, {100 * high:.1f}]{' UNRELIABLE' if doubted else ''}"
+            cells.setdefault(method, {})[data] = text
+    heads = list(dict.fromkeys(data for row in cells.values() for data in row))
+    return table(
+        ("method", *heads), [(method, *(row.get(head, "-") for head in heads)) for method, row in cells.items()]
+    )
+
+
+def _figure(run: StudyRun, figure: str) -> tuple[float, tuple[float, float]] | None:
+    if figure == "robust":
+        found = [(one.robust_accuracy, one.robust_interval) for one in run.results]
+    else:
+        named = [one for analysis in run.analyses for one in analysis.figures if one.name == figure]
+        found = [(one.value, one.interval) for one in named if one.interval is not None]
+    return found[0] if found else None
+
+
 def _where(machine: Machine) -> str:
     versions = ", ".join(
         f"{name} {machine.versions[name]}" for name in ("torch", "deconfound") if name in machine.versions
@@ -237,6 +264,7 @@ MAKERS: Mapping[str, Callable[[str], str]] = {
     "examples": _examples,
     "families": _families,
     "list": _listing,
+    "pivot": _pivot,
     "radii": _radii,
     "recipe": _recipe,
     "remaining": _remaining,
