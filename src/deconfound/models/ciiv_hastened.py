@@ -17,7 +17,7 @@ from deconfound.core.streams import Streams
 from deconfound.core.types import DeclaredAttack
 from deconfound.models.ciiv import CiiV
 from deconfound.models.ciiv_surrogates import declared
-from deconfound.models.fast import ITSELF, FastSurrogate, Precision, fast_surrogate
+from deconfound.models.fast import ITSELF, NOTE, FastSurrogate, Precision, fast_surrogate
 from deconfound.models.sampler_compiled import CompiledSampler
 
 _VIEWS_APART = 1e-5
@@ -97,7 +97,7 @@ def hastened(
     inner_compiler = None if images.device.type == "cpu" else compiler  # measured: nothing is gained there
     made = fast_surrogate(model.inner, rows, truth, precision=precision, compiler=inner_compiler)
     if made.classifier is model.inner:
-        return replace(made, classifier=model, rung=ITSELF)
+        return replace(made, classifier=model)
     found = replace(made, classifier=HastenedCiiV(model, made.classifier), rung=f"its network in {made.rung}")
     return found if compiler is None else _compiled(found, model, images, views, compiler)
 
@@ -110,7 +110,7 @@ def _compiled(found: FastSurrogate, model: CiiV, images: Tensor, views: Tensor, 
             streams = Streams(0, torch.arange(len(images), device=images.device))
             drawn, _ = double.sampler(double.sampled_input(images), streams)
     except Exception as error:  # compilers need tools that a machine may lack
-        return replace(found, notes=(*found.notes, f"sampler not compiled: {reason(error)}"))
+        return replace(found, notes=(*found.notes, f"sampler not compiled: {reason(error)[:NOTE]}"))
     apart = float((drawn - views).abs().mean())
     if apart <= _VIEWS_APART:  # written so that NaN agrees with nothing
         return replace(found, classifier=double, rung=f"{found.rung}, sampler compiled")

@@ -53,10 +53,9 @@ class _ByColumns(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        images, weight, bias, ctx.stride, ctx.padding = inputs
+        images, weight, _, ctx.stride, ctx.padding = inputs
         ctx.save_for_backward(images, weight)
         ctx.save_for_forward(images, weight)
-        ctx.biased = bias is not None
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -54,9 +54,8 @@ class CompiledSampler(Sampler):
         views, exposure = found[0], found[1]
         if slope == "none":
             return views, exposure
-        moved = inputs - inputs.detach()
-        moved = torch.cat([moved, -moved], dim=1) if len(self._cells(x[:1])) > 1 else moved
-        return self._finished(views + found[2] * moved[:, None], exposure)
+        cells = torch.cat(self._cells(inputs), dim=1)
+        return self._finished(sampling.attached(sampling.Sampled(views, found[2]), cells), exposure)
 
     def _filled(self, tensors: list[Tensor], size: int, slope: Slope) -> list[Tensor]:
         """The program on as many examples as it was made for; the last is repeated where there are fewer."""
