@@ -29,6 +29,7 @@ from deconfound.recipes.resolve import about, family_radii, file_of, resolve
 from deconfound.recipes.resolve import names as recipes
 from deconfound.records import Machine, StudyRecord, StudyRun, show_radius
 from deconfound.reporting import markdown_table
+from deconfound.reporting.grid import markdown_rows as table
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 MARK = re.compile(r"^<!-- generated: (?P<kind>[\w-]+) ?(?P<words>.*?) -->$", re.MULTILINE)
@@ -54,12 +55,6 @@ def on_post_build(config: Any, **_: Any) -> None:
         found = FETCHED.search(file.read_text(errors="replace"))
         if found:
             raise ValueError(f"{file.relative_to(site)} would fetch {found[0]!r}: the site must work without a network")
-
-
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A Markdown table."""
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def _listing(kind: str) -> str:

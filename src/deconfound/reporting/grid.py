@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -17,8 +17,19 @@ class Grid:
 
     def markdown(self) -> str:
         """The table as Markdown, caption and remarks around it."""
-        table = [_line(self.headings), _line("---" for _ in self.headings), *map(_line, self.rows)]
-        return "\n".join([f"{self.caption}.", "", *table, *(f"\n{remark}." for remark in self.remarks)])
+        table = markdown_rows(self.headings, self.rows)
+        return "\n".join([f"{self.caption}.", "", table, *(f"\n{remark}." for remark in self.remarks)])
+
+
+def markdown_rows(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    r"""Headings and rows as a Markdown table; a bar in a cell stays one.
+
+    >>> print(markdown_rows(("a", "b"), [("1|2", "3")]))
+    | a | b |
+    | --- | --- |
+    | 1\|2 | 3 |
+    """
+    return "\n".join([_line(headings), _line("---" for _ in headings), *map(_line, rows)])
 
 
 def _line(cells: Iterable[str]) -> str:
