@@ -17,6 +17,7 @@ from deconfound.cli.listing import list_
 from deconfound.cli.options import Data, Json, Overwrite, Quiet, accelerator_of, devices_of, numbers_of
 from deconfound.cli.screen import Screen, logged, trained_text
 from deconfound.cli.studying import study
+from deconfound.cli.welcome import WELCOME
 from deconfound.errors import InputError
 from deconfound.recipes.processes import process_rank
 
@@ -313,8 +314,11 @@ def run(arguments: list[str] | None = None) -> int:
 
     arguments = sys.argv[1:] if arguments is None else arguments
     command = typer.main.get_command(app)
+    if not arguments:
+        typer.echo(WELCOME)
+        return 0
     try:
-        code = command.main(args=arguments or ["--help"], prog_name="deconfound", standalone_mode=False)
+        code = command.main(args=arguments, prog_name="deconfound", standalone_mode=False)
     except _USAGE_ERROR as error:
         place = f"deconfound {error.ctx.info_name}: " if error.ctx is not None and error.ctx.parent else ""
         _complain(f"{place}{error.format_message()} (see --help)")
