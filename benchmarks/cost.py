@@ -12,8 +12,7 @@ with u, v of one network on one machine by least squares over all points, and m 
 apart: CausalAdv keeps a covariance for each. Points beside the first vary one thing at a time. The peer of every ratio
 is standard training in the same rounds.
 
-Extrapolations to larger machines multiply P by the images and epochs, and divide by a throughput of standard training
-(which has P = 3) that somebody measured: ``python benchmarks/cost.py --images-per-second X --epochs E`` prints hours.
+``benchmarks/imagenet.py`` makes hours of a large training from this record and a published throughput.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from collections.abc import Callable
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from ciiv import synchronise
 from deconfound.attacks import PGD, causal_inversion
@@ -31,7 +30,7 @@ from deconfound.core.protocols import Objective
 from deconfound.core.threat import ThreatModel
 from deconfound.data import MemoryImages
 from deconfound.models import CausalFeatureMap, causal_net, feature_cut, probed_shape
-from deconfound.objectives import AdversarialTraining, Inoculated, Trades
+from deconfound.objectives import AMRGMM, AdversarialTraining, Inoculated, Trades
 from deconfound.recipes.loading import build_model
 from deconfound.recipes.registry import build_objective
 from deconfound.recipes.resolve import parse_changes, resolve
@@ -54,11 +53,13 @@ PASSES: dict[str, float] = {
     "causaladv-t": ATTACK + 2 * TRAIN + 2 * CLEAN,
     "ciiv": LOOPS * TRAIN,
     "ciiv+pgd-at": LOOPS * (ATTACK + TRAIN),
+    "amr-gmm": ATTACK + 2 * CLEAN + 2,  # features of both images, then g and h of small maps
     "cafe/adv": ATTACK + TRAIN + 2 * INVERSION + 2 + 0.5 + TRAIN,  # inversion, reference, h, the causal branch
     "cafe/trades": ATTACK + CLEAN + 2 * TRAIN + 2 * INVERSION + 2 + 0.5 + TRAIN,
 }
 HOSTS = {"cafe/adv": AdversarialTraining, "cafe/trades": Trades}
 THREAT = ThreatModel("linf", 8 / 255)
+ATTACKER = PGD(THREAT, steps=STEPS, keep="last")
 
 
 def images_for(count: int, classes: int, size: int) -> MemoryImages:
@@ -72,11 +73,21 @@ def objective_of(method: str, classes: int, size: int, width: int) -> Objective:
     """A method on a ResNet-18, as its recipe has it, with the same attack for all."""
     torch.manual_seed(0)
     if method in HOSTS:
-        model, frozen = (network("pgd-at", classes, size, width)[0] for _ in range(2))
-        shape = probed_shape(feature_cut(frozen), torch.zeros(1, 3, size, size))
-        host = HOSTS[method](model, PGD(THREAT, steps=STEPS, keep="last"))
-        return Inoculated(host, CausalFeatureMap(frozen, causal_net(shape)), causal_inversion(4 / 255, INVERSION))
+        host = HOSTS[method](network("pgd-at", classes, size, width)[0], ATTACKER)
+        return Inoculated(host, feature_map(classes, size, width), causal_inversion(4 / 255, INVERSION))
+    if method == "amr-gmm":
+        causal = feature_map(classes, size, width)
+        return AMRGMM(causal, causal_net(shape_of(causal.network, size), role="g"), ATTACKER)
     return build_objective(*network(method, classes, size, width))
+
+
+def feature_map(classes: int, size: int, width: int) -> CausalFeatureMap:
+    frozen = network("pgd-at", classes, size, width)[0]
+    return CausalFeatureMap(frozen, causal_net(shape_of(frozen, size)))
+
+
+def shape_of(frozen: nn.Module, size: int) -> tuple[int, ...]:
+    return probed_shape(feature_cut(frozen), torch.zeros(1, 3, size, size))
 
 
 def network(method: str, classes: int, size: int, width: int):
@@ -176,12 +187,6 @@ def fitted(found: dict[str, dict], options: argparse.Namespace) -> dict:
     }
 
 
-def hours(options: argparse.Namespace) -> dict[str, float]:
-    """What a training takes where standard training runs at a known throughput."""
-    images = options.images * options.epochs
-    return {name: images / options.images_per_second * passes / TRAIN / 3600 for name, passes in PASSES.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
@@ -191,15 +196,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--precision", default="32-true")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--images-per-second", type=float, help="of standard training on the machine to be planned for")
-    parser.add_argument("--images", type=int, default=1_281_167)
-    parser.add_argument("--epochs", type=int, default=90)
     parser.add_argument("--out")
     options = parser.parse_args()
-    if options.images_per_second is not None:
-        for name, value in hours(options).items():
-            print(f"{name:14} {value:10.1f} hours")
-        return
     pin(options.threads)
     found = measured(options)
     fit_ = fitted(found, options)

@@ -239,6 +239,58 @@ def _benchmark(name: str) -> str:
     )
 
 
+def _cost(figure: str) -> str:
+    """What a step costs: ``ratio``, ``seconds`` or ``memory`` of methods by points, or the ``model`` of them."""
+    found = json.loads((RESULTS / "cost.json").read_text())
+    figures, setting = found["figures"], found["figures"]["setting"]
+    if figure == "model":
+        fit = {name: f"{value:.3g}" for name, value in figures["model"].items()}
+        where = f"{_where(Machine(**found['machine']))}; ResNet-18 of width {setting['width']}, {setting['precision']}"
+        return (
+            f"Here u = {fit['seconds_per_pass_of_32_px']} s and v = {fit['seconds_per_step']} s, from {fit['points']}"
+            f" points of ten classes; the relative error is {fit['median_relative_error']} in the median and"
+            f" {fit['largest_relative_error']} at most. {where}. Source: `benchmarks/results/cost.json`."
+        )
+    key, form = {"ratio": ("ratio_to_peer", ".2f"), "seconds": ("median_seconds", ".3f"), "memory": ("mib", ".1f")}[
+        figure
+    ]
+    points = figures["points"]
+    methods = next(iter(points.values()))
+    rows = [
+        (
+            method,
+            f"{one['passes']:g}",
+            f"{one['passes_to_standard']:.2f}",
+            *(f"{at[method][key]:{form}}" for at in points.values()),
+        )
+        for method, one in methods.items()
+    ]
+    return table(("method", "passes", "to standard", *points), rows)
+
+
+def _hours(_: str) -> str:
+    """ImageNet on paper: what is assumed, and hours of every method."""
+    figures = json.loads((RESULTS / "imagenet.json").read_text())["figures"]
+    assumed, hours = figures["assumed"], figures["hours"]
+    heads = list(next(iter(hours.values())))
+    lines = [
+        f"- {one['gpus']} GPUs: {one['images_per_second']} images per second, {one['source']}."
+        for one in assumed["machines"]
+    ]
+    lines += [
+        f"- {assumed['images']} images; {assumed['default']} epochs, or: "
+        + "; ".join(
+            f"{method}: " + " and ".join(f"{epochs} of {stage}" for stage, epochs in stages.items())
+            for method, stages in assumed["stages"].items()
+        )
+        + "."
+    ]
+    rows = [(method, *(f"{one[head]:.1f}" for head in heads)) for method, one in hours.items()]
+    return (
+        "\n".join(lines) + "\n\n" + table(("hours", *heads), rows) + "\n\nSource: `benchmarks/results/imagenet.json`."
+    )
+
+
 def _timed(figures: Mapping[str, Any], path: tuple[str, ...]) -> list[tuple[str, Mapping[str, Any]]]:
     """Everything below that has a median and a ratio, by its path."""
     rows = []
@@ -256,8 +308,10 @@ MAKERS: Mapping[str, Callable[[str], str]] = {
     "budgets": _budgets,
     "checks": _checks,
     "commands": _commands,
+    "cost": _cost,
     "examples": _examples,
     "families": _families,
+    "hours": _hours,
     "list": _listing,
     "pivot": _pivot,
     "radii": _radii,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from deconfound.reporting.study import markdown_table, study_grids, study_view
     from deconfound.reporting.study_analyses import analyses_csv
     from deconfound.reporting.study_csv import csv_table
+    from deconfound.reporting.study_dots import study_figure
+    from deconfound.reporting.study_leaderboard import leaderboard_grid
     from deconfound.reporting.tables import evaluation_table, leaderboard_table
     from deconfound.reporting.text import interval, percent
 
@@ -35,12 +37,14 @@ _HOME = {
     "interval": "text",
     "Lessons": "lessons",
     "lessons_of": "lessons",
+    "leaderboard_grid": "study_leaderboard",
     "leaderboard_table": "tables",
     "markdown_table": "study",
     "percent": "text",
     "png": "figures",
     "render": "page",
     "csv_table": "study_csv",
+    "study_figure": "study_dots",
     "study_grids": "study",
     "study_view": "study",
     "side_by_side_table": "reliance",
@@ -62,12 +66,14 @@ __all__ = [
     "interval",
     "Lessons",
     "lessons_of",
+    "leaderboard_grid",
     "leaderboard_table",
     "markdown_table",
     "percent",
     "png",
     "render",
     "csv_table",
+    "study_figure",
     "study_grids",
     "study_view",
     "side_by_side_table",

@@ -21,6 +21,8 @@ from deconfound.reporting.figures import curve_figure, history_keys, survivors_f
 from deconfound.reporting.inline_png import panel, png_size
 from deconfound.reporting.lessons import Lessons
 from deconfound.reporting.study import study_grids
+from deconfound.reporting.study_dots import study_figure
+from deconfound.reporting.study_leaderboard import questions
 from deconfound.reporting.summary import groups, summarise
 from deconfound.reporting.tables import ordered
 
@@ -64,7 +66,7 @@ def render(
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         styles=Markup(_source("report.css")),
         dark=Markup(_source("dark.css")),
-        study=None if study is None else {"about": text.clean(study.about), "grids": study_grids(study)},
+        study=None if study is None else _study(study),
         lessons=lessons,
         summary=summarise(records, trainings),
         comparable=len(groups(records)) == 1,
@@ -82,6 +84,14 @@ def render(
             for i, (n, t) in enumerate(zip(text.training_labels(trainings), trainings, strict=True), 1)
         ],
     )
+
+
+def _study(study: StudyRecord) -> dict[str, Any]:
+    """Its words, its picture where anything was judged, and its tables."""
+    about, drawn = text.clean(study.about), ""
+    if questions(study):
+        drawn = svg(study_figure(study), "study", "What each method withstands", about)
+    return {"about": about, "figure": Markup(drawn), "grids": study_grids(study)}
 
 
 @cache

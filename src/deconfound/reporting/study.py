@@ -15,6 +15,7 @@ from deconfound.reporting.plain import plain_table
 from deconfound.reporting.strength import deviation_text
 from deconfound.reporting.study_analyses import analysis_grids
 from deconfound.reporting.study_columns import attacker_grids
+from deconfound.reporting.study_leaderboard import leaderboard_grid, questions
 from deconfound.reporting.text import clean, interval, listing, percent, threat_text, verdict_text
 
 DAGGER = "†"
@@ -29,32 +30,33 @@ _FACTS: tuple[Callable[[StudyResult], str], ...] = (
 
 
 def study_grids(record: StudyRecord) -> list[Grid]:
-    """The tables of a study: accuracies, differences to controls, attackers by themselves, what analyses found.
+    """The tables of a study: leaderboard, every run, differences to controls, attackers alone, what analyses found.
 
     Args:
         record: of the study.
     """
+    ranked = [leaderboard_grid(record)] if record.tests and questions(record) else []
     tests = [difference_grid(record)] if record.tests else []
-    return [accuracy_grid(record), *tests, *attacker_grids(record), *analysis_grids(record)]
+    return [*ranked, accuracy_grid(record), *tests, *attacker_grids(record), *analysis_grids(record)]
 
 
 def accuracy_grid(record: StudyRecord) -> Grid:
     """One row for each run and one for the mean over a method's seeds; one column for each question."""
     results = [one for run in record.runs for one in run.results]
-    questions = list(dict.fromkeys(one.question for one in results))
+    asked = questions(record)
     shared = [facts.pop() for facts in ({fact(one) for one in results} for fact in _FACTS) if len(facts) == 1]
     own = [fact for fact in _FACTS if len({fact(one) for one in results}) > 1]
-    split = [q for q in questions if any(one.undeclared for one in results if one.question == q)]
+    split = [q for q in asked if any(one.undeclared for one in results if one.question == q)]
     headings = ["method", "seed", "clean"]
-    for question in questions:
+    for question in asked:
         headings += [*([f"{clean(question)} without declared attacks"] if question in split else []), clean(question)]
     rows: list[tuple[str, ...]] = []
     for name in dict.fromkeys(run.name for run in record.runs):
         mine = [run for run in record.runs if run.name == name]
-        rows += [_run_row(run, questions, split, own) for run in mine]
+        rows += [_run_row(run, asked, split, own) for run in mine]
         over = [mean for mean in record.means if mean.name == name and len(mean.seeds) > 1]
         if over:
-            rows.append(_mean_row(name, over, questions, split))
+            rows.append(_mean_row(name, over, asked, split))
     data = listing(list(dict.fromkeys(clean(run.data).partition("[")[0] for run in record.runs)))
     caption = f"Accuracy with 95 % Wilson intervals: {', '.join([data, *shared])}"
     remarks = (*_doubts(record), *(f"not done: {clean(line)}" for line in record.missing))
@@ -73,10 +75,10 @@ def _doubts(record: StudyRecord) -> list[str]:
 
 
 def _run_row(
-    run: StudyRun, questions: Sequence[str], split: Sequence[str], own: Sequence[Callable[[StudyResult], str]]
+    run: StudyRun, asked: Sequence[str], split: Sequence[str], own: Sequence[Callable[[StudyResult], str]]
 ) -> tuple[str, ...]:
     cells = [clean(run.name), str(run.seed), _clean_cell(run.results)]
-    for question in questions:
+    for question in asked:
         one = next((result for result in run.results if result.question == question), None)
         if question in split:
             cells.append(_undeclared_cell(one))
@@ -117,10 +119,10 @@ def _verdicts(results: Sequence[StudyResult]) -> str:
     return "reliable" if all(one.verdict.reliable for one in results) else "UNRELIABLE"
 
 
-def _mean_row(name: str, over: Sequence[StudyMean], questions: Sequence[str], split: Sequence[str]) -> tuple[str, ...]:
+def _mean_row(name: str, over: Sequence[StudyMean], asked: Sequence[str], split: Sequence[str]) -> tuple[str, ...]:
     first = max(over, key=lambda mean: mean.n)
     cells = [clean(name), f"mean of {', '.join(map(str, first.seeds))}", _over(first.clean_mean, first.clean_deviation)]
-    for question in questions:
+    for question in asked:
         mean = next((mean for mean in over if mean.question == question), None)
         cells += [""] if question in split else []
         cells.append("" if mean is None else _over(mean.robust_mean, mean.robust_deviation))
