@@ -28,7 +28,7 @@ from deconfound.recipes.listing import listing
 from deconfound.recipes.resolve import about, family_radii, file_of, resolve
 from deconfound.recipes.resolve import names as recipes
 from deconfound.records import Machine, StudyRecord, StudyRun, show_radius
-from deconfound.reporting import markdown_table
+from deconfound.reporting import leaderboard_grid, markdown_table
 from deconfound.reporting.grid import markdown_rows as table
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
@@ -190,6 +190,11 @@ def _study(name: str) -> str:
     return f"{markdown_table(record)}\n{hours} ({seen}). Source: {source}."
 
 
+def _leaderboard(name: str) -> str:
+    """One row for each method of a committed study."""
+    return f"{leaderboard_grid(StudyRecord.read(RESULTS / f'{name}.json')).markdown()}\n"
+
+
 def _pivot(words: str) -> str:
     """One figure of an analysis, or ``robust``, of a study on several data sets: a row for each method."""
     name, _, figure = words.partition(" ")
@@ -312,6 +317,7 @@ MAKERS: Mapping[str, Callable[[str], str]] = {
     "examples": _examples,
     "families": _families,
     "hours": _hours,
+    "leaderboard": _leaderboard,
     "list": _listing,
     "pivot": _pivot,
     "radii": _radii,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+
+from deconfound.records import StudyRecord
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -22,6 +25,16 @@ def test_set_up_is_two_commands(text):
         "pip install -c constraints.txt . && deconfound demo",
         'pip install -c constraints.txt ".[test]" && pytest -n auto --dist loadfile',
     ]
+
+
+def test_the_leaderboard_is_that_of_the_record(text):
+    spec = importlib.util.spec_from_file_location("front", README.parent / "docs" / "front.py")
+    front = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(front)
+    record = StudyRecord.read(front.RECORD)
+    assert front.with_leaderboard(text, record) == text, "run python docs/front.py"
+    drawn = front.PICTURE.read_text()
+    assert all(f">{run.name}<" in drawn for run in record.runs if run.results), "run python docs/front.py"
 
 
 def test_python_examples_run(text):

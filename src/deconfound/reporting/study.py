@@ -59,7 +59,7 @@ def accuracy_grid(record: StudyRecord) -> Grid:
             rows.append(_mean_row(name, over, asked, split))
     data = listing(list(dict.fromkeys(clean(run.data).partition("[")[0] for run in record.runs)))
     caption = f"Accuracy with 95 % Wilson intervals: {', '.join([data, *shared])}"
-    remarks = (*_doubts(record), *(f"not done: {clean(line)}" for line in record.missing))
+    remarks = (*_doubts(record), *_missing(record))
     return Grid(caption, (*headings, "verdict"), tuple(rows), remarks)
 
 
@@ -72,6 +72,15 @@ def _doubts(record: StudyRecord) -> list[str]:
                 key = (f"{clean(run.name)}, seed {run.seed}", verdict_text(one.verdict))
                 found.setdefault(key, []).append(clean(one.question))
     return [f"{name}: {listing(questions)} {text}" for (name, text), questions in found.items()]
+
+
+def _missing(record: StudyRecord) -> list[str]:
+    """What is not done, one line for all runs that lack the same."""
+    lacking: dict[str, list[str]] = {}
+    for line in record.missing:
+        run, _, what = line.partition(": ")
+        lacking.setdefault(clean(what), []).append(clean(run))
+    return [f"not done: {listing(runs)}{f': {what}' if what else ''}" for what, runs in lacking.items()]
 
 
 def _run_row(
