@@ -54,6 +54,23 @@ def test_a_newer_record_of_any_kind_is_named_and_no_page_is_written(run, tmp_pat
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+def test_a_record_that_is_cut_off_is_named(run, tmp_path, share):
+    record = run / "record.json"
+    cut = tmp_path / "cut.json"
+    text = record.read_text()
+    cut.write_text(text[: max(int(share * len(text)), 60)])
+    with pytest.raises(InputError, match=r"cut\.json; expected a whole record; this one is damaged"):
+        write_report([run, tmp_path], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("text", ['{"kind": "mine', "{", "", '{"schema_version": 1, "name'])
+def test_a_damaged_file_of_others_is_left_out(run, tmp_path, text):
+    (tmp_path / "other.json").write_text(text)
+    assert write_report([run, tmp_path], tmp_path / "page.html").exists()
+
+
 @pytest.mark.parametrize("other", [{"kind": 3, "schema_version": 99}, {"schema_version": 99}, [99]])
 def test_files_of_others_are_left_out(run, tmp_path, other):
     (tmp_path / "other.json").write_text(json.dumps(other))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from deconfound.errors import InputError
 from deconfound.records import ANALYSES, SCHEMA_VERSION, EvaluationRecord, TrainingRecord
 
 RESULTS = "results"  # the kind of a file that holds several evaluation records and analyses
+_BEGINNING = re.compile(rb'\s*\{\s*"(?:schema_version": *\d+, *\s*"kind|kind": *"results)"')  # how our records begin
 _KNOWN = (EvaluationRecord.expected_kind, TrainingRecord.expected_kind, *ANALYSES)
 
 
@@ -31,12 +33,20 @@ def records_in(file: Path, field: str) -> list[Mapping[str, Any]] | None:
     """The evaluations, trainings and analyses of a file as they lie there; None where it is not a file of records.
 
     Raises:
-        InputError: a file of results that are no records; a record of a newer schema, whatever its kind, so that none
-            that another version wrote is left out in silence.
+        InputError: a file of results that are no records; a record of a newer schema, whatever its kind, or one that is
+            cut off, so that none is left out in silence.
     """
     try:
-        data = json.loads(file.read_bytes())
-    except (ValueError, OSError):
+        text = file.read_bytes()
+    except OSError:
+        return None
+    try:
+        data = json.loads(text)
+    except ValueError:
+        if _BEGINNING.match(text):
+            raise InputError(
+                field, str(file), "a whole record; this one is damaged, make it again or remove it"
+            ) from None
         return None
     kind = data.get("kind") if isinstance(data, dict) else None
     version = data.get("schema_version") if isinstance(kind, str) else None
