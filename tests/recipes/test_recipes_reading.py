@@ -60,7 +60,7 @@ def test_a_record_that_is_cut_off_is_named(run, tmp_path, share):
     cut = tmp_path / "cut.json"
     text = record.read_text()
     cut.write_text(text[: max(int(share * len(text)), 60)])
-    with pytest.raises(InputError, match=r"cut\.json; expected a whole record; this one is damaged"):
+    with pytest.raises(InputError, match=r"cut\.json'; expected a whole record; this one is damaged"):
         write_report([run, tmp_path], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
