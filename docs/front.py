@@ -23,6 +23,7 @@ def with_leaderboard(readme: str, record: StudyRecord) -> str:
 
 
 def main() -> None:
+    """Write both from the record."""
     record = StudyRecord.read(RECORD)
     readme = ROOT / "README.md"
     readme.write_text(with_leaderboard(readme.read_text(), record))

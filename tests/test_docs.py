@@ -133,7 +133,9 @@ def test_no_result_is_typed_by_hand():
 def hooks():
     spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DOCS)  # as mkdocs does
+        spec.loader.exec_module(module)
     return module
 
 

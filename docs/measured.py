@@ -1,0 +1,156 @@
+"""Tables of the pages that are made from committed records: studies, benchmarks, sums from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deconfound.records import Machine, StudyRecord, StudyRun
+from deconfound.reporting import leaderboard_grid, markdown_table
+from deconfound.reporting.grid import markdown_rows as table
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+
+
+def study(name: str) -> str:
+    """The tables of a committed study, and where and how long it ran."""
+    record = StudyRecord.read(RESULTS / f"{name}.json")
+    judged = sum(one.seconds for run in record.runs for one in run.results)
+    hours = f"{sum(run.seconds for run in record.runs) / 3600:.1f} hours of training, {judged / 3600:.1f} of judging"
+    seen = _where(record.machine)
+    source = f"`benchmarks/results/{name}.json`, commit `{record.commit[:12] or 'unknown'}`"
+    return f"{markdown_table(record)}\n{hours} ({seen}). Source: {source}."
+
+
+def leaderboard(name: str) -> str:
+    """One row for each method of a committed study."""
+    return f"{leaderboard_grid(StudyRecord.read(RESULTS / f'{name}.json')).markdown()}\n"
+
+
+def found(words: str) -> str:
+    """What committed studies found of some methods: their rows of every leaderboard that has one."""
+    asked, parts = set(words.split()), []
+    for file in sorted(RESULTS.glob("*.json")):
+        if json.loads(file.read_text()).get("kind") != StudyRecord.expected_kind:
+            continue
+        record = StudyRecord.read(file)
+        judged = {run.name for run in record.runs if run.results}
+        if record.tests and judged & asked:
+            grid = leaderboard_grid(record)
+            rows = [row for row in grid.rows if row[0] in asked]
+            parts.append(f"{record.about}\n\n{replace(grid, rows=tuple(rows)).markdown()}")
+    return "\n\n".join(parts) or "Nothing yet: the studies that have these methods are defined, and not run."
+
+
+def pivot(words: str) -> str:
+    """One figure of an analysis, or ``robust``, of a study on several data sets: a row for each method."""
+    name, _, figure = words.partition(" ")
+    record = StudyRecord.read(RESULTS / f"{name}.json")
+    cells: dict[str, dict[str, str]] = {}
+    for run in record.runs:
+        method, _, data = run.name.rpartition("/")
+        if (found := _figure(run, figure)) is not None:
+            low, high = found[1]
+            doubted = figure == "robust" and not all(one.verdict.reliable for one in run.results)
+            text = f"{100 * found[0]:.1f} % [{100 * low:.1f}, {100 * high:.1f}]{' UNRELIABLE' if doubted else ''}"
+            cells.setdefault(method, {})[data] = text
+    heads = list(dict.fromkeys(data for row in cells.values() for data in row))
+    return table(
+        ("method", *heads), [(method, *(row.get(head, "-") for head in heads)) for method, row in cells.items()]
+    )
+
+
+def _figure(run: StudyRun, figure: str) -> tuple[float, tuple[float, float]] | None:
+    if figure == "robust":
+        found = [(one.robust_accuracy, one.robust_interval) for one in run.results]
+    else:
+        named = [one for analysis in run.analyses for one in analysis.figures if one.name == figure]
+        found = [(one.value, one.interval) for one in named if one.interval is not None]
+    return found[0] if found else None
+
+
+def _where(machine: Machine) -> str:
+    versions = ", ".join(
+        f"{name} {machine.versions[name]}" for name in ("torch", "deconfound") if name in machine.versions
+    )
+    return f"{machine.processor}, {machine.threads} thread{'s' * (machine.threads != 1)}, {versions}"
+
+
+def benchmark(name: str) -> str:
+    """The figures of a committed benchmark: one row for whatever has seconds."""
+    found = json.loads((RESULTS / f"{name}.json").read_text())
+    rows = [
+        (what, f"{facts['median_seconds']:.3g} s", f"{facts['ratio_to_peer']:.2f}")
+        for what, facts in _timed(found["figures"], ())
+    ]
+    if not rows:
+        raise ValueError(f"{name}.json has nothing with a median and a ratio")
+    where = _where(Machine(**found["machine"]))
+    return (
+        f"{table(('what', 'median', 'ratio to the peer'), rows)}\n\n{where}. Source: `benchmarks/results/{name}.json`."
+    )
+
+
+def cost(figure: str) -> str:
+    """What a step costs: ``ratio``, ``seconds`` or ``memory`` of methods by points, or the ``model`` of them."""
+    found = json.loads((RESULTS / "cost.json").read_text())
+    figures, setting = found["figures"], found["figures"]["setting"]
+    if figure == "model":
+        fit = {name: f"{value:.3g}" for name, value in figures["model"].items()}
+        where = f"{_where(Machine(**found['machine']))}; ResNet-18 of width {setting['width']}, {setting['precision']}"
+        return (
+            f"Here u = {fit['seconds_per_pass_of_32_px']} s and v = {fit['seconds_per_step']} s, from {fit['points']}"
+            f" points of ten classes; the relative error is {fit['median_relative_error']} in the median and"
+            f" {fit['largest_relative_error']} at most. {where}. Source: `benchmarks/results/cost.json`."
+        )
+    key, form = {"ratio": ("ratio_to_peer", ".2f"), "seconds": ("median_seconds", ".3f"), "memory": ("mib", ".1f")}[
+        figure
+    ]
+    points = figures["points"]
+    methods = next(iter(points.values()))
+    rows = [
+        (
+            method,
+            f"{one['passes']:g}",
+            f"{one['passes_to_standard']:.2f}",
+            *(f"{at[method][key]:{form}}" for at in points.values()),
+        )
+        for method, one in methods.items()
+    ]
+    return table(("method", "passes", "to standard", *points), rows)
+
+
+def hours(_: str) -> str:
+    """ImageNet on paper: what is assumed, and hours of every method."""
+    figures = json.loads((RESULTS / "imagenet.json").read_text())["figures"]
+    assumed, hours = figures["assumed"], figures["hours"]
+    heads = list(next(iter(hours.values())))
+    lines = [
+        f"- {one['gpus']} GPUs: {one['images_per_second']} images per second, {one['source']}."
+        for one in assumed["machines"]
+    ]
+    lines += [
+        f"- {assumed['images']} images; {assumed['default']} epochs, or: "
+        + "; ".join(
+            f"{method}: " + " and ".join(f"{epochs} of {stage}" for stage, epochs in stages.items())
+            for method, stages in assumed["stages"].items()
+        )
+        + "."
+    ]
+    rows = [(method, *(f"{one[head]:.1f}" for head in heads)) for method, one in hours.items()]
+    return (
+        "\n".join(lines) + "\n\n" + table(("hours", *heads), rows) + "\n\nSource: `benchmarks/results/imagenet.json`."
+    )
+
+
+def _timed(figures: Mapping[str, Any], path: tuple[str, ...]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Everything below that has a median and a ratio, by its path."""
+    rows = []
+    for key, inside in figures.items():
+        if isinstance(inside, Mapping):
+            timed = {"median_seconds", "ratio_to_peer"} <= inside.keys()
+            rows += [(", ".join((*path, key)), inside)] if timed else _timed(inside, (*path, key))
+    return rows
