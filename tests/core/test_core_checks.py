@@ -47,6 +47,13 @@ def test_bad_images(images, value, rule):
         check_images(images, 3, field="x")
 
 
+@pytest.mark.parametrize("value", [-2.98e-8, 1 + 1.2e-7])
+def test_rounding_is_told_from_normalised_images(value):
+    with pytest.raises(InputError, match=r"off by rounding: images\.clamp\(0, 1\)"):
+        check_images(spoiled(value))
+    check_images(spoiled(value).clamp(0, 1))
+
+
 def test_good_images():
     check_images(IMAGES)
     check_images(IMAGES.double(), 3)

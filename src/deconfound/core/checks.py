@@ -10,6 +10,9 @@ from torch import Tensor
 
 from deconfound.errors import InputError, require
 
+ROUNDING = 1e-5
+"""What undoing a normalisation leaves outside [0, 1] in float32, and nothing else does."""
+
 
 def check_images(images: Tensor, channels: int | None = None, field: str = "images") -> None:
     """Images are a non-empty float tensor (B, C, H, W), finite and within [0, 1].
@@ -30,6 +33,8 @@ def check_images(images: Tensor, channels: int | None = None, field: str = "imag
         raise InputError(field, f"NaN or infinite pixels in image {bad}", "finite values")
     if low < 0 or high > 1:
         advice = "raw pixels in [0, 1]; divide by 255, and leave normalisation to the model"
+        if low > -ROUNDING and high < 1 + ROUNDING:
+            advice = "values in [0, 1]; these are off by rounding: images.clamp(0, 1)"
         raise InputError(field, f"values from {low:.4g} to {high:.4g}", advice)
 
 
