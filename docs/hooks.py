@@ -196,6 +196,7 @@ MAKERS: Mapping[str, Callable[[str], str]] = {
     "radii": _radii,
     "recipe": _recipe,
     "remaining": _remaining,
+    "strength": measured.strength,
     "study": measured.study,
     "suites": _suites,
 }

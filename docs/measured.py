@@ -154,3 +154,27 @@ def _timed(figures: Mapping[str, Any], path: tuple[str, ...]) -> list[tuple[str,
             timed = {"median_seconds", "ratio_to_peer"} <= inside.keys()
             rows += [(", ".join((*path, key)), inside)] if timed else _timed(inside, (*path, key))
     return rows
+
+
+def strength(_: str) -> str:
+    """What ``standard`` and three seeds of the official AutoAttack leave after each stage; ``fast`` beside it."""
+    found = json.loads((RESULTS / "attacks_mnist.json").read_text())
+    rows = []
+    for weights, facts in found["figures"]["strength"].items():
+        if not isinstance(facts, dict):  # a figure over all weights
+            continue
+        order = ("clean", "apgd-ce", "apgd-t", "fab-t", "square")
+        ours = {stage: left for name, left in facts["ours"].items() for stage in order if name.startswith(stage)}
+        rows.append((weights, str(facts["n"]), "`standard`", *(str(ours[stage]) for stage in order)))
+        for seed, left in facts["theirs"].items():
+            rows.append(("", "", f"official, seed {seed}", *(str(left[stage]) for stage in order)))
+        rows.append(("", "", "official, all seeds together", *[""] * (len(order) - 1), str(facts["union_survivors"])))
+    stages = table(("weights", "n", "", "right when clean", "APGD-CE", "APGD-T", "FAB-T", "Square"), rows)
+    lines = [
+        f"- {weights}, n = {facts['n']}: `standard` leaves {100 * facts['accuracy']['standard']:.1f} %,"
+        f" `fast` {100 * facts['accuracy']['fast']:.1f} %; what that skipped is at most"
+        f" {100 * facts['audit']['bound']:.1f} points."
+        for weights, facts in found["figures"]["agreement"].items()
+    ]
+    where = f"{_where(Machine(**found['machine']))}. Source: `benchmarks/results/attacks_mnist.json`."
+    return f"{stages}\n\n" + "\n".join(lines) + f"\n\n{where}"
