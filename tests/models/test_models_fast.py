@@ -1,4 +1,4 @@
-"""Fast surrogates: the same function as the model, or a lower rung; and what a pass takes in memory."""
+"""Fast surrogates: the same function as the model, or a lower rung."""
 
 import copy
 
@@ -6,139 +6,30 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations, parametrize
 
 from deconfound.core.guards import attacking
 from deconfound.errors import InputError
 from deconfound.models import build, fit_state
 from deconfound.models.fast import _BOUNDS, ITSELF, _ladder, _Probe, fast_surrogate, native_bfloat16
-from deconfound.models.folding import fold
-from deconfound.models.footprint import LARGEST_BATCH, activation_bytes, batch_size_within, multiply_adds
-from deconfound.models.lowering import lower
-from deconfound.models.replica import replica
+from foldable import (
+    BatchStatistics,
+    Body,
+    ConvReused,
+    Functional,
+    InPlace,
+    LinearNorm,
+    NormAfterAddition,
+    NormInBranch,
+    NormShared,
+    Pooled,
+    ValueDependent,
+    Weightnormed,
+    awakened,
+    images,
+    norms,
+)
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
-
-
-def images(channels=3, side=8, count=6):
-    return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(3))
-
-
-def awakened(model):
-    """BatchNorm with statistics and weights that matter, among them negative ones."""
-    draw = torch.Generator().manual_seed(7)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            if module.track_running_stats:
-                module.running_mean.normal_(0, 0.5, generator=draw)
-                module.running_var.uniform_(0.3, 3, generator=draw)
-            module.weight.data.normal_(0.5, 1, generator=draw)
-            module.bias.data.normal_(0, 0.5, generator=draw)
-    return model.eval().requires_grad_(False)
-
-
-def norms(model):
-    return sum(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in model.modules())
-
-
-class Body(nn.Module):
-    """Maps -> logits; the part in front differs from net to net."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1, bias=False)
-        self.norm, self.other = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
-        self.last = nn.Linear(6, 3)
-
-    def maps(self, x):
-        return self.other(F.relu(self.second(self.norm(self.first(x)))))
-
-    def forward(self, x):
-        return self.last(F.relu(self.maps(x)).mean(dim=(2, 3)))
-
-
-class NormShared(Body):
-    def maps(self, x):
-        return self.norm(self.second(F.relu(self.norm(self.first(x)))))
-
-
-class NormInBranch(Body):
-    def maps(self, x):
-        mapped = self.first(x)
-        return F.relu(self.norm(mapped)) + mapped
-
-
-class NormAfterAddition(Body):
-    def maps(self, x):
-        mapped = self.first(x)
-        return self.other(F.relu(self.norm(mapped + self.second(mapped))))
-
-
-class ConvReused(Body):
-    def maps(self, x):
-        inner = F.relu(self.norm(self.second(self.first(x))))
-        return self.other(self.second(inner)) + self.second(inner)
-
-
-class Functional(Body):
-    def maps(self, x):
-        norm = self.norm
-        mapped = F.batch_norm(
-            self.first(x), norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.1, 0.01
-        )
-        return self.other(self.second(mapped.relu_()))
-
-
-class BatchStatistics(Body):
-    """Its last BatchNorm uses those of the batch in eval mode too."""
-
-    def __init__(self):
-        super().__init__()
-        self.other = nn.BatchNorm2d(6, track_running_stats=False)
-
-
-class ValueDependent(Body):
-    def maps(self, x):
-        return super().maps(x if x.sum() > 0 else -x)
-
-
-class InPlace(Body):
-    """In-place operations whose inputs others read afterwards."""
-
-    def maps(self, x):
-        mapped = self.first(x)
-        active = F.relu(mapped, inplace=True)
-        summed = self.second(active)
-        doubled = summed + summed
-        doubled += mapped
-        view = doubled.flatten(2)
-        view.relu_()
-        return doubled * 0.5 + summed
-
-
-class Pooled(Body):
-    def maps(self, x):
-        active = F.relu(self.first(x))
-        return F.max_pool2d(active, 3, stride=2, padding=1) + F.max_pool2d(F.relu(self.second(active)), 2)
-
-
-class LinearNorm(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.one, self.two, self.last = nn.Linear(192, 5), nn.Linear(5, 5), nn.Linear(25, 3)
-        self.flat, self.tokens = nn.BatchNorm1d(5), nn.BatchNorm1d(5)
-
-    def forward(self, x):
-        hidden = F.relu(self.flat(self.one(x.flatten(1))))
-        tokens = hidden.unsqueeze(2) * hidden.unsqueeze(1)
-        return self.last(self.tokens(self.two(tokens)).flatten(1))
-
-
-class Weightnormed(Body):
-    def __init__(self):
-        super().__init__()
-        parametrizations.weight_norm(self.second)
-        parametrizations.spectral_norm(self.last)
 
 
 FOLDS = {
@@ -196,32 +87,6 @@ def test_bfloat16_stays_near_and_keeps_types(kind):
     assert slope.stride() == x.stride(), "attacks may call view on it"
     assert found.agreement.logit_error > 0, "rounding shows, so this is bfloat16"
     assert torch.equal(logits, found.classifier(x)), "deterministic"
-
-
-def test_fold_in_closed_form():
-    model = awakened(nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 2)))
-    conv, norm = model[0], model[1]
-    folded = next(m for m in fold(replica(model), images(1, 1)).modules() if isinstance(m, nn.Conv2d))
-    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    torch.testing.assert_close(folded.weight.flatten(), scale * conv.weight.flatten())
-    torch.testing.assert_close(folded.bias, norm.bias - norm.running_mean * scale)
-
-
-@pytest.mark.parametrize("name", ["small", "lenet5", "smallcnn", "resnet20", "preact-resnet18", "vgg11", "wrn"])
-def test_networks_of_the_catalogue_fold(name):
-    channels, side = (1, 28) if name in ("small", "lenet5", "smallcnn") else (3, 32)
-    options = {"depth": 10, "widen": 1} if name == "wrn" else {}
-    model = awakened(build(name, classes=10, channels=channels, size=side, mean=0.4, std=0.2, **options))
-    x = images(channels, side, 2)
-    for dtype, error in ((torch.float32, 1e-5), (torch.bfloat16, 0.05)):
-        made = lower(fold(replica(model), x), dtype)
-        exact = model(x)
-        assert float((made(x) - exact).norm() / exact.norm()) < error
-    assert norms(made) == {"preact-resnet18": 9, "wrn": 4}.get(name, 0)
-    assert type(made.get_submodule("normalise")) is nn.Module
-    assert made.normalise.mean.dtype == torch.float32, "the iterate is normalised in float32"
-    last = [module for module in made.modules() if isinstance(module, nn.Linear)][-1]
-    assert last.weight.dtype == torch.float32, "logits are not rounded to 8 bits"
 
 
 def test_the_model_is_left_as_it_is():
@@ -310,27 +175,6 @@ def test_agreement_sees_logits_and_gradients_apart():
         assert probe.agreement(Shifted()).logit_error > _BOUNDS[torch.bfloat16].logit_error
 
 
-def test_parametrised_layers_of_the_model_stay_so():
-    model = Weightnormed().eval()
-    first, second = replica(model), replica(model)
-    assert type(first.second) is nn.Conv2d
-    assert parametrize.is_parametrized(model.second)
-    assert torch.allclose(first(images()), model(images()), atol=1e-6)
-    assert torch.equal(first(images()), second(images()))
-
-
-def test_old_weight_norms_are_made_plain():
-    layer = nn.Conv2d(3, 6, 3, padding=1)
-    with pytest.warns(FutureWarning):
-        nn.utils.weight_norm(layer)
-    model = awakened(Body())
-    model.first = layer
-    double = replica(model)
-    assert [name for name, _ in double.first.named_parameters()] == ["bias", "weight"]
-    assert torch.allclose(double(images()), model(images()), atol=1e-6)
-    assert not parametrize.is_parametrized(double.first)
-
-
 def test_the_ladder_depends_on_size_and_machine(monkeypatch):
     small = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     large = nn.Sequential(nn.Flatten(), nn.Linear(192, 4000), nn.Linear(4000, 3))
@@ -369,30 +213,6 @@ def test_trained_networks_reach_the_top_rung(shared, file, name, share):
     assert found.rung == "bfloat16, folded, channels-last"
     assert found.agreement.logit_error < 0.02
     assert found.agreement.gradient_share > share
-
-
-def test_multiply_adds_of_known_networks():
-    assert multiply_adds(build("small", classes=10, channels=1, size=28), images(1, 28)) == 609_384
-    assert multiply_adds(nn.Conv2d(3, 4, 3, groups=1, padding=1), images()) == 64 * 4 * 27
-    assert multiply_adds(nn.Conv2d(4, 4, 3, groups=4, padding=1), images(4)) == 64 * 4 * 9
-
-
-def test_activation_bytes_in_closed_form():
-    model = nn.Sequential(nn.Sigmoid(), nn.Tanh(), nn.Flatten(), nn.Linear(192, 3))
-    saved = 2 * 192 * 4  # the outputs of sigmoid and tanh; the linear layer's weight is the model's own
-    assert activation_bytes(model, images()) == saved + 3 * 192 * 4
-    assert activation_bytes(model.double(), images().double()) == 2 * (saved + 3 * 192 * 4)
-
-
-def test_batch_size_within_a_bound():
-    model = Body()
-    each = activation_bytes(model, images())
-    assert batch_size_within(model, images(), 10 * each) == 10
-    assert batch_size_within(model, images(), 11 * each - 1) == 10
-    assert batch_size_within(model, images(), 1) == 1
-    assert batch_size_within(model, images(), 10**12) == LARGEST_BATCH
-    with pytest.raises(InputError, match="limit_bytes"):
-        batch_size_within(model, images(), 0)
 
 
 def test_a_compiled_double_climbs_like_the_plain_one():

@@ -1,4 +1,4 @@
-"""Weight perturbation: the authors' numbers, exact restoring whatever happens, and every kind of host."""
+"""Weight perturbation: the authors' numbers, the step and its gradient, looking ahead, and every kind of host."""
 
 from __future__ import annotations
 
@@ -9,77 +9,22 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from torch import nn
-from torch.nn import functional as F
 
 from deconfound.attacks import PGD
 from deconfound.attacks.losses import kl_to_reference
 from deconfound.core.protocols import AdversarialObjective
 from deconfound.core.streams import Streams
-from deconfound.core.threat import ThreatModel
-from deconfound.core.types import Batch, Loss, Progress, Step
+from deconfound.core.types import Batch, Progress
 from deconfound.errors import InputError
 from deconfound.functional.norms import relative_ascent
-from deconfound.models.style_branch import StyleBranch
-from deconfound.objectives import AdversarialTraining, CausalAdv, Mart, Standard, Trades, WeightPerturbed
-from deconfound.objectives.awp import perturbed
-from deconfound.objectives.styled import StyleLoss
-from deconfound.training import LoopSettings, OptimizerSettings, SelectionSettings, fit
+from deconfound.objectives import Mart, Standard, Trades, WeightPerturbed
+from deconfound.training import LoopSettings, SelectionSettings, fit
+from perturbed_hosts import PROGRESS, THREAT, Given, causaladv, pgd_at, plain, same, setting, weights
 from toys import Game, SplitNet, ToySource, tiny_net
-
-THREAT = ThreatModel("linf", 0.1)
-PROGRESS = Progress(epoch=1, epochs=4)
-
-
-def setting(count=12):
-    batch = next(ToySource(count).batches([torch.arange(count)]))
-    return batch, Streams(5, batch.index)
-
-
-def weights(model):
-    return [p.detach().clone() for p in model.parameters()]
-
-
-def same(first, second):
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def pgd_at(model, **changes):
-    return AdversarialTraining(model, PGD(THREAT, steps=2, keep="last"), **changes)
 
 
 def trades(model):
     return Trades(model, PGD(THREAT, steps=2, keep="last", loss=kl_to_reference, start="gaussian"))
-
-
-def causaladv(model):
-    attack = PGD(THREAT, steps=2, keep="last", loss=StyleLoss())
-    return CausalAdv(model, StyleBranch(16, 4, seed=0), attack)
-
-
-class Given:
-    """A host whose adversarial images and loss are given."""
-
-    def __init__(self, model, loss):
-        self.model, self._loss = model, loss
-
-    def players(self):
-        return {"model": self.model}
-
-    def craft(self, batch, progress, streams):
-        return batch.images
-
-    def loss(self, batch, adversarial, progress, streams):
-        return self._loss(self.model(adversarial), batch)
-
-    def steps(self, batch, progress, streams):
-        yield Step("model", lambda: self.loss(batch, batch.images, progress, streams), adversarial=batch.images)
-
-    def declared_attacks(self):
-        return ()
-
-
-def plain(logits, batch):
-    return Loss(F.cross_entropy(logits, batch.labels), {}, logits.detach())
 
 
 class TestGolden:
@@ -167,109 +112,6 @@ def test_relative_ascent_of_tiny_and_zero_gradients():
     assert float(tiny.norm()) == pytest.approx(0.1 * float(weight.norm()), rel=1e-5)
     assert not relative_ascent(weight, torch.zeros(4, 3), 0.1).any()
     assert not relative_ascent(torch.zeros(4, 3), torch.ones(4, 3), 0.1).any()
-
-
-class TestRestoring:
-    def test_bit_for_bit_also_after_an_exception(self):
-        """Weights over many magnitudes, where w + v - v is not w."""
-        model, (batch, streams) = tiny_net(norm=True), setting()
-        with torch.no_grad():
-            model[0].weight.mul_(torch.logspace(-6, 3, 4).view(4, 1, 1, 1))
-        before, buffers = weights(model), [b.clone() for b in model.buffers()]
-        (step,) = WeightPerturbed(pgd_at(model), gamma=0.5).steps(batch, PROGRESS, streams)
-
-        def fails():
-            with step.scope():
-                assert not same(before, weights(model))
-                raise RuntimeError("planted")
-
-        with pytest.raises(RuntimeError, match="planted"):
-            fails()
-        assert same(before, weights(model))
-        assert same(buffers, list(model.buffers()))  # the ascent alone moved nothing
-
-    def test_naive_subtraction_would_not_do(self):
-        model, (batch, streams) = tiny_net(), setting()
-        before = weights(model)
-        (step,) = WeightPerturbed(pgd_at(model), gamma=0.5).steps(batch, PROGRESS, streams)
-        with step.scope():
-            moved = [now - was for now, was in zip(weights(model), before, strict=True)]
-            back = [now - by for now, by in zip(weights(model), moved, strict=True)]
-        assert not same(before, back)
-        assert same(before, weights(model))
-
-    def test_when_the_hosts_loss_fails(self):
-        model, (batch, streams) = tiny_net(), setting()
-        before, calls = weights(model), []
-
-        def failing(logits, batch):
-            calls.append(1)
-            if len(calls) > 1:
-                raise FloatingPointError("planted")
-            return plain(logits, batch)
-
-        (step,) = WeightPerturbed(Given(model, failing), gamma=0.1).steps(batch, PROGRESS, streams)
-        with pytest.raises(FloatingPointError), step.scope():
-            step.loss()
-        assert same(before, weights(model))
-
-    def test_when_training_fails_or_the_steps_are_closed(self):
-        model, (batch, streams) = SplitNet(), setting()
-        before = weights(model)
-        steps = WeightPerturbed(causaladv(model), gamma=0.1).steps(batch, PROGRESS, streams)
-        taken = [next(steps), next(steps)]
-        assert [step.player for step in taken] == ["style", "model"]
-        scope = taken[1].scope()
-        scope.__enter__()
-        assert not same(before, weights(model))
-        steps.close()
-        scope.__exit__(None, None, None)
-        assert same(before, weights(model))
-
-    def test_an_abandoned_scope_is_left_too(self):
-        model, (batch, streams) = tiny_net(), setting()
-        before = weights(model)
-        (step,) = WeightPerturbed(pgd_at(model), gamma=0.1).steps(batch, PROGRESS, streams)
-        scope = step.scope()
-        scope.__enter__()
-        del scope
-        assert same(before, weights(model))
-
-    def test_the_loop_steps_from_the_restored_weights(self):
-        """One step of SGD with weight decay: w - lr (g(w + v) + d w), exactly as by hand."""
-        model = tiny_net()
-        by_hand, gamma = copy.deepcopy(model), 0.2
-        source = ToySource(16)
-        settings = LoopSettings(
-            epochs=1,
-            batch_size=16,
-            lr=0.1,
-            optimizer=OptimizerSettings(momentum=0.0, weight_decay=0.1),
-            selection=SelectionSettings(keep="last"),
-        )
-        seen = []
-
-        class Watched(WeightPerturbed):
-            def steps(self, batch, progress, streams):
-                for step in super().steps(batch, progress, streams):
-                    seen.append((batch, step.adversarial))
-                    yield step
-
-        fit(Watched(pgd_at(model), gamma), source, settings)
-        (batch, adversarial), host = seen[0], pgd_at(by_hand)
-        start = weights(by_hand)
-        first = torch.autograd.grad(
-            host.loss(batch, adversarial, PROGRESS, Streams(0, batch.index)).total, list(by_hand.parameters())
-        )
-        with torch.no_grad():
-            for p, g in zip(by_hand.parameters(), first, strict=True):
-                if p.ndim > 1:
-                    p.add_(relative_ascent(p, g, gamma))
-        second = torch.autograd.grad(
-            host.loss(batch, adversarial, PROGRESS, Streams(0, batch.index)).total, list(by_hand.parameters())
-        )
-        for found, w, g in zip(model.parameters(), start, second, strict=True):
-            torch.testing.assert_close(found.detach(), w - 0.1 * (g + 0.1 * w), rtol=1e-5, atol=1e-7)
 
 
 class TestLookingAhead:
@@ -364,26 +206,6 @@ def test_causaladv_keeps_its_order_and_its_style_step_its_weights():
     assert taken == ["style", "model"]
     assert objective.declared_attacks()
     assert isinstance(objective, AdversarialObjective)
-
-
-def test_it_can_be_a_host_itself_and_a_scope_of_the_host_is_entered_first():
-    model, (batch, streams) = tiny_net(), setting()
-    before = weights(model)
-    (step,) = WeightPerturbed(WeightPerturbed(pgd_at(model), 0.1), 0.1).steps(batch, PROGRESS, streams)
-    with step.scope():
-        step.loss()
-    assert same(before, weights(model))
-
-
-def test_perturbed_is_for_any_loss():
-    model, (batch, _) = tiny_net(), setting()
-    before = weights(model)
-    with perturbed(model, lambda: plain(model(batch.images), batch), 0.1):
-        for now, was in zip(weights(model), before, strict=True):
-            if was.ndim > 1:
-                assert float((now - was).norm()) == pytest.approx(0.1 * float(was.norm()), rel=1e-4)
-    with perturbed(nn.ReLU(), lambda: pytest.fail("nothing to ascend"), 0.1):
-        pass
 
 
 @pytest.mark.parametrize(

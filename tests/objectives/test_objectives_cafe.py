@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -13,25 +12,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from deconfound.attacks import PGD, causal_inversion
 from deconfound.core.protocols import AdversarialObjective
 from deconfound.core.streams import Streams
-from deconfound.core.threat import ThreatModel
-from deconfound.core.types import Loss, Progress
+from deconfound.core.types import Loss
 from deconfound.errors import InputError
 from deconfound.functional.losses import kl_divergence
-from deconfound.models import CausalFeatureMap, CiiV, Sampling, causal_net
-from deconfound.models.style_branch import StyleBranch
-from deconfound.objectives import AdversarialTraining, CausalAdv, Inoculated, Standard, Trades
-from deconfound.objectives.ciiv import CiiVAdversarialTraining
-from deconfound.objectives.styled import StyleLoss
+from deconfound.models import CausalFeatureMap, causal_net
+from deconfound.objectives import AdversarialTraining, Inoculated, Standard, Trades
 from deconfound.training import LoopSettings, SelectionSettings, fit
+from inoculated import HOSTS, INVERSION, MIDDLE, adv, batch_of, host_of, model_step, reference
 from toys import SplitNet, ToySource, tiny_net
-
-THREAT = ThreatModel("linf", 0.1)
-ATTACK = PGD(THREAT, steps=2, keep="last")
-INVERSION = causal_inversion(0.05, 3)
-MIDDLE = Progress(epoch=1, epochs=2)
 
 
 def recording(shared, name):
@@ -101,52 +91,6 @@ def test_recorded_gradients(shared):
 def digest(module):
     parts = (tensor.detach().numpy().tobytes() for _, tensor in sorted(module.state_dict().items()))
     return hashlib.sha256(b"".join(parts)).hexdigest()
-
-
-def reference(seed=5, norm=True):
-    """A network and a hypothesis with a say of its own."""
-    torch.manual_seed(seed)
-    causal = CausalFeatureMap(SplitNet(seed, norm=norm), causal_net((16,), seed=seed))
-    causal.network.passes = 0
-    return causal
-
-
-def adv(model):
-    return AdversarialTraining(model, ATTACK)
-
-
-def trades(model):
-    return Trades(model, ATTACK)  # the five hosts of the paper craft by cross entropy
-
-
-def causaladv(model):
-    return CausalAdv(model, StyleBranch(16, 4), replace(ATTACK, loss=StyleLoss()))
-
-
-HOSTS = {"adv": adv, "trades": trades, "causaladv": causaladv}
-
-
-def host_of(name, seed=0):
-    return HOSTS[name](SplitNet(seed, norm=True))
-
-
-def batch_of(count=16):
-    return next(ToySource(count, 4).batches([torch.arange(count)]))
-
-
-ALIVE = []  # steps under way: what an objective holds for them goes with them
-
-
-def model_step(objective, batch):
-    """The model's step; the losses of the steps before it are evaluated, and no weight moves."""
-    for player in objective.players().values():
-        player.train()
-    ALIVE[:] = [objective.steps(batch, MIDDLE, Streams(0, batch.index))]
-    for step in ALIVE[0]:
-        if step.player == "model":
-            return step
-        step.loss()
-    raise AssertionError("no step of the model")
 
 
 @pytest.mark.parametrize("name", HOSTS)
@@ -227,129 +171,6 @@ def test_the_hosts_other_steps_stay_in_their_order():
     assert taken[0][0] == taken[1][0]
     assert taken[0][1] != taken[1][1]
     assert objective.players().keys() == {"model", "style", "causal"}
-
-
-@pytest.mark.parametrize(("name", "host_passes"), [("adv", 2 + 1), ("trades", 2 + 1 + 2), ("causaladv", 1 + 1 + 2 + 1)])
-def test_passes_are_as_few_as_can_be(name, host_passes):
-    """The host's own; the inversion's three; one of x_causal; one of the reference for x and x~ together."""
-    objective, batch = Inoculated(host_of(name), reference(), INVERSION), batch_of()
-    objective.model.passes = objective.causal.network.passes = 0
-    model_step(objective, batch).loss()
-    assert objective.model.passes == host_passes + INVERSION.steps + 1
-    seen = []
-    objective.causal.network.conv.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    model_step(objective, batch).loss()
-    assert seen == [2 * len(batch.labels)]
-
-
-class Silent:
-    """A host that hands on neither its logits nor its images."""
-
-    def __init__(self, host):
-        self.host = host
-        self.players, self.craft, self.declared_attacks = host.players, host.craft, host.declared_attacks
-
-    def loss(self, *given):
-        return self.host.loss(*given)._replace(adversarial=None)
-
-    def steps(self, batch, progress, streams):
-        for step in self.host.steps(batch, progress, streams):
-            yield replace(step, loss=lambda step=step: step.loss()._replace(adversarial=None), adversarial=None)
-
-
-def test_a_host_that_hands_nothing_on_costs_more_and_ends_the_same():
-    batch = batch_of()
-    known, silent = host_of("adv"), Silent(host_of("adv"))
-    first, second = (model_step(Inoculated(h, reference(), INVERSION), batch).loss() for h in (known, silent))
-    torch.testing.assert_close(first.total, second.total)
-
-
-class Shifted:
-    """A wrapper whose scope moves the weights, as an adversarial weight perturbation does."""
-
-    def __init__(self, host, by):
-        self.host, self.by = host, by
-        self.players, self.craft, self.loss = host.players, host.craft, host.loss
-        self.declared_attacks = host.declared_attacks
-
-    def steps(self, batch, progress, streams):
-        for step in self.host.steps(batch, progress, streams):
-            yield replace(step, scope=lambda: self._moved(1.0))
-
-    @contextmanager
-    def _moved(self, sign):
-        weight = self.players()["model"].last.weight
-        with torch.no_grad():
-            weight.add_(self.by)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                weight.sub_(self.by)
-
-
-@pytest.mark.parametrize("kind", ["frozen", "live"])
-def test_inside_the_hosts_scope_everything_has_its_weights(kind):
-    """Images are crafted before; target (live), inversion and losses follow the perturbed weights."""
-    batch, by = batch_of(), torch.randn(4, 16)
-    objective = Inoculated(Shifted(host_of("adv"), by), reference(), INVERSION, reference=kind)
-    step = model_step(objective, batch)
-    with step.scope():
-        found = step.loss()
-    moved = host_of("adv")
-    with torch.no_grad():
-        moved.model.last.weight.add_(by)
-    twin = Inoculated(moved, reference(), INVERSION, reference=kind)
-    expected = twin.loss(batch, step.adversarial, MIDDLE, Streams(0, batch.index))
-    torch.testing.assert_close(found.total, expected.total)
-    outside = step.loss()
-    assert not torch.allclose(outside.total, expected.total, rtol=1e-3)
-
-
-def test_a_live_reference_is_the_model_in_train_mode():
-    objective, batch = Inoculated(host_of("adv"), reference(), INVERSION, reference="live"), batch_of()
-    h = objective.players()["causal"]
-    model, made = copy.deepcopy(objective.model), batch.images.flip(0)
-    h.train()
-    found = objective.target(batch.images, made)
-    assert h.training  # put back
-    natural, moved = model.features(batch.images), model.features(made)
-    expected = model.head(natural + h.eval()(moved - natural))
-    torch.testing.assert_close(found, expected.detach())
-    assert not found.requires_grad
-    assert set(objective.players()) == {"model", "causal"}
-    assert next(h.parameters()) is next(objective.causal.hypothesis.parameters())
-
-
-def test_the_frozen_reference_is_in_evaluation_whatever_the_loop_sets():
-    causal = reference()
-    objective, batch = Inoculated(host_of("adv"), causal, INVERSION), batch_of()
-    causal.train()
-    found = objective.target(batch.images, batch.images.flip(0))
-    assert causal.network.training
-    causal.eval()
-    natural, moved = causal.features(batch.images), causal.features(batch.images.flip(0))
-    torch.testing.assert_close(found, causal.causal(natural, moved).detach())
-    one = objective.target(batch.images[:1], batch.images.flip(0)[:1])
-    torch.testing.assert_close(one, found[:1])  # nothing depends on the batch
-
-
-def test_a_network_that_looks_several_times():
-    def network(seed):
-        return CiiV(SplitNet(seed, channels=3), Sampling(loops=2), channels=1, size=8, mean=0.5, std=0.25)
-
-    torch.manual_seed(0)
-    frozen = network(3)
-    causal = CausalFeatureMap(frozen, causal_net((2, 16)))
-    host = CiiVAdversarialTraining(network(0), ATTACK)
-    objective, batch = Inoculated(host, causal, INVERSION), batch_of()
-    step = model_step(objective, batch)
-    loss = step.loss()
-    assert loss.total.isfinite()
-    assert torch.equal(loss.total, step.loss().total)
-    inverted = objective.invert(batch.images, batch.labels, step.adversarial, Streams(0, batch.index))
-    views = [host.loss(batch, one, MIDDLE, Streams(0, batch.index)).adversarial for one in (step.adversarial, inverted)]
-    assert float(loss.parts["causal_kl"]) == pytest.approx(float(kl_divergence(*views).mean().detach()), rel=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])

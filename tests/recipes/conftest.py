@@ -1,4 +1,4 @@
-"""A tiny run that the tests of this room share."""
+"""A tiny run that the tests of this room share, and a writer of files."""
 
 from __future__ import annotations
 
@@ -19,3 +19,16 @@ def tiny():
 def trained(tmp_path_factory):
     """A finished run of pgd-at on digits; not to be written to."""
     return train("pgd-at", out=tmp_path_factory.mktemp("runs") / "pgd-at", changes=TINY)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """``write("a.json", record)`` -> its path."""
+
+    def writer(name, record):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(record if isinstance(record, str) else record.to_json())
+        return path
+
+    return writer
