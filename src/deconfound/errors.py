@@ -5,6 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# Shorter words begin too many names.
+_BEGINNING = 3
+# Of difflib's ratio; at 0.5 data would be near to beta.
+_ALIKE = 0.55
+
 
 class InputError(ValueError):
     """A value that the library cannot accept.
@@ -28,12 +33,50 @@ class InputError(ValueError):
         return type(self), (self.field, self.value, self.rule)
 
 
-def unknown_name(field: str, value: str, known: Iterable[str]) -> InputError:
-    """An ``InputError`` for a name that does not exist, with the nearest ones that do."""
+def unknown_name(field: str, value: str, known: Iterable[str], near: str = "") -> InputError:
+    """An ``InputError`` for a name that does not exist, with the nearest one that does.
+
+    Args:
+        field: what the name is of.
+        value: the name.
+        known: those that exist.
+        near: the one that was certainly meant, where the caller knows better than the spelling.
+    """
     names = sorted(known)
-    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return InputError(field, value, f"one of {', '.join(names)}{hint}")
+    return InputError(field, value, f"one of {', '.join(names)}{meant(near or nearest(value, names))}")
+
+
+def nearest(value: str, known: Iterable[str]) -> str:
+    """The name that was probably meant, whatever its capitals and underscores; empty where none is near.
+
+    What is a beginning of a name is nearer than what is spelt alike.
+
+    >>> nearest("PGD_AT", ["pgd-at", "mart"]), nearest("cafe", ["cafe/adv", "cafe-authors/adv"]), nearest("x", ["mart"])
+    ('pgd-at', 'cafe/adv', '')
+    >>> nearest("mine:nix", ["mine:net", "mine:load"]), nearest("mine:lod", ["mine:net", "mine:load"])
+    ('', 'mine:load')
+    """
+    known = list(known)
+    home, colon, name = value.partition(":")
+    if colon and all(one.startswith(home + colon) for one in known):  # what all have in common makes none nearer
+        found = nearest(name, [one.removeprefix(home + colon) for one in known])
+        return home + colon + found if found else ""
+    plain = {_plain(name): name for name in sorted(known, reverse=True)}
+    asked = _plain(value)
+    begun = [name for name in plain if len(asked) >= _BEGINNING and name.startswith(asked)]
+    if begun:
+        return plain[min(begun, key=lambda name: (len(name), name))]
+    alike = difflib.get_close_matches(asked, plain, n=1, cutoff=_ALIKE)
+    return plain[alike[0]] if alike else ""
+
+
+def meant(near: str) -> str:
+    """How a message ends that knows a nearer name; nothing where it knows none."""
+    return f" (did you mean {near!r}?)" if near else ""
+
+
+def _plain(name: str) -> str:
+    return str(name).casefold().replace("_", "-")
 
 
 def require(condition: bool, field: str, value: object, rule: str) -> None:

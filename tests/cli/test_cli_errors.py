@@ -61,7 +61,7 @@ WRONG = [
         r"out: got 'file/below'; expected a folder; a file lies at file",
     ),
     # usage
-    (("train",), r"deconfound train: Missing argument 'RECIPE'. \(see --help\)"),
+    (("train",), r"deconfound train: Missing argument 'RECIPE'. \(A recipe's name or a YAML file; .*; see --help\)"),
     (("evaluate",), r"deconfound evaluate: Missing argument"),
     (("analyze",), r"deconfound analyze: Missing argument"),
     (("analyze", "r"), r"deconfound analyze: Missing argument"),

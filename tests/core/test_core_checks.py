@@ -26,7 +26,7 @@ def spoiled(value):
     [
         ([[0.5]], "'list'", RULE),
         (IMAGES.numpy(), "'ndarray'", RULE),
-        ((IMAGES * 255).to(torch.uint8), "'dtype uint8'", RULE),
+        ((IMAGES * 255).to(torch.uint8), "'dtype uint8'", f"{RULE}; of bytes: images.float() / 255"),
         (IMAGES[0], "(3, 4, 4)", RULE),
         (IMAGES[:0], "(0, 3, 4, 4)", "at least one image"),
         (spoiled(float("nan")), "'NaN or infinite pixels in image 1'", "finite values"),

@@ -15,7 +15,7 @@ from deconfound.attacks.expectation import input_gradient
 from deconfound.attacks.harness import Hunt, Keep, cut, hunt, maximise
 from deconfound.attacks.losses import cross_entropy, name_of
 from deconfound.attacks.points import Points
-from deconfound.attacks.settings import check_threat, choice, count, described, number
+from deconfound.attacks.settings import check_step, check_threat, choice, count, described, number
 from deconfound.core.guards import Mode
 from deconfound.core.protocols import AttackLoss, Classifier, Judge
 from deconfound.core.streams import Streams
@@ -117,7 +117,9 @@ class PGD:
         count("restarts", self.restarts)
         count("draws", self.draws)
         if self.step_size is not None:
-            require(parse_radius(self.step_size, "step_size") > 0, "step_size", self.step_size, "a number above 0")
+            step = parse_radius(self.step_size, "step_size")
+            require(step > 0, "step_size", self.step_size, "a number above 0")
+            check_step(step, self.threat)
         number("relative_step", self.relative_step, above=True)
         number("momentum", self.momentum)
         require(callable(self.loss), "loss", self.loss, "a function (model, images, labels, context) -> (B,)")

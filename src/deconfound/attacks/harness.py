@@ -17,8 +17,9 @@ from deconfound.attacks.points import Points
 from deconfound.core.guards import Mode, attacking
 from deconfound.core.protocols import Classifier, Judge
 from deconfound.core.streams import Streams
-from deconfound.core.threat import ThreatModel
+from deconfound.core.threat import TOLERANCE, ThreatModel
 from deconfound.core.types import Context
+from deconfound.errors import require
 
 Keep = Literal["first_adversarial", "last"]
 # Calls between two looks on an accelerator: some 1 % of the work is done on points that have fallen already.
@@ -188,9 +189,13 @@ def hunt(
 
     Returns:
         An adversarial image where one was found, else the clean one, (B, C, H, W).
+
+    Raises:
+        InputError: images outside the threat model's box, such as levels from 0 to 255.
     """
     if threat.eps == 0 or not len(points):
         return points.images.clone()
+    _check_inside(points.images, threat)
     examiner = Examiner(model, judge, points.streams)
     with attacking(mode, points.images.device, model), examiner.listening() as surrogate:
         state = Hunt(points, examiner)
@@ -201,6 +206,15 @@ def hunt(
         state.catch_up()
         state.settle()
         return state.images
+
+
+def _check_inside(images: Tensor, threat: ThreatModel) -> None:
+    """Only where examples are hunted: that waits for the device anyway, and training, which does not, is left alone."""
+    low, high = (float(end) for end in torch.aminmax(images.detach()))
+    inside = threat.box[0] - TOLERANCE <= low and high <= threat.box[1] + TOLERANCE
+    box = f"[{threat.box[0]:g}, {threat.box[1]:g}]"
+    rule = f"pixels in {box}; divide levels by 255, and leave normalisation to the model"
+    require(inside, "images", f"values from {low:.4g} to {high:.4g}", rule)
 
 
 def assault(

@@ -15,7 +15,18 @@ def check_threat(threat: object) -> None:
     Raises:
         InputError: something else.
     """
-    require(isinstance(threat, ThreatModel), "threat", threat, "a ThreatModel")
+    require(isinstance(threat, ThreatModel), "threat", threat, 'a ThreatModel, such as ThreatModel("linf", "8/255")')
+
+
+def check_step(step: float, threat: ThreatModel) -> None:
+    """A step in L-infinity is no longer than a pixel's range, or levels of 255 were meant.
+
+    Raises:
+        InputError: a longer one.
+    """
+    low, high = threat.box
+    rule = f"at most {high - low:g} for linf, the range of a pixel; two of 255 levels are 2/255"
+    require(threat.norm != "linf" or step <= high - low, "step_size", step, rule)
 
 
 def count(field: str, value: object, least: int = 1) -> None:

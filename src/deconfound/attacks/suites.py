@@ -22,6 +22,9 @@ from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Audit
 from deconfound.errors import InputError, unknown_name
 
+# How a suite of one attack is spelt by those who expect no dash, and what AutoAttack's is called elsewhere.
+_SPELT = re.compile(r"(a?pgd)[-_ ]?([1-9]\d{0,5})", re.ASCII)
+_AUTOATTACK = ("aa", "autoattack", "auto-attack")
 _SINGLE = re.compile(r"(?P<attack>a?pgd)-(?P<steps>[1-9]\d{0,5})", re.ASCII)
 TARGETS, L1_TARGETS, L1_RESTARTS, PLUS_RESTARTS = 9, 5, 5, 5
 
@@ -258,7 +261,9 @@ def exists(name: str) -> bool:
 
 def unknown(name: str) -> InputError:
     """What is said of a suite that does not exist."""
-    return unknown_name("suite", name, (*_makers(), *SINGLE_ATTACKS))
+    near = "standard" if name.casefold() in _AUTOATTACK else ""
+    steps = _SPELT.fullmatch(name.casefold())
+    return unknown_name("suite", name, (*_makers(), *SINGLE_ATTACKS), f"{steps[1]}-{steps[2]}" if steps else near)
 
 
 def about(name: str) -> str:

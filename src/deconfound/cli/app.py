@@ -17,13 +17,12 @@ from deconfound.cli.listing import list_
 from deconfound.cli.options import Data, Json, Overwrite, Quiet, accelerator_of, devices_of, numbers_of
 from deconfound.cli.screen import Screen, logged, trained_text
 from deconfound.cli.studying import study
+from deconfound.cli.usage import USAGE_ERROR, usage_line
 from deconfound.cli.welcome import WELCOME
 from deconfound.errors import InputError
 from deconfound.recipes.processes import process_rank
 
 BAD_INPUT, FAILED = 2, 1
-# UsageError of the click that typer uses, which may be its own copy.
-_USAGE_ERROR: type[typer.BadParameter] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="deconfound",
@@ -185,6 +184,9 @@ def evaluate(
     num_nodes: Annotated[int, typer.Option(min=1, metavar="N", help="Machines.")] = 1,
     mean: Annotated[str | None, typer.Option(metavar="M,..", help="Normalisation inside a named network.")] = None,
     std: Annotated[str | None, typer.Option(metavar="S,..", help="Likewise.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Resize and crop images to N, for a named network.")
+    ] = None,
     device: Annotated[str, typer.Option(metavar="D", help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Record; for a run, in its folder.")] = None,
     overwrite: Overwrite = False,
@@ -213,6 +215,7 @@ def evaluate(
         sample=sample,
         mean=numbers_of("mean", mean),
         std=numbers_of("std", std),
+        image_size=image_size,
         device=device,
         transfer_from=tuple(transfer_from),
     )
@@ -231,8 +234,9 @@ def evaluate(
             separate=separate,
         )
         compute = Compute(devices=devices_of(devices), num_nodes=num_nodes, accelerator=accelerator_of(device))
+        shown = None if process_rank() else screen
         record, path = evaluate_target(
-            what, judging, out=out, overwrite=overwrite, compute=compute, monitor=None if process_rank() else screen
+            what, judging, out=out, overwrite=overwrite, compute=compute, monitor=shown, printed=json
         )
     if process_rank():
         return
@@ -319,9 +323,8 @@ def run(arguments: list[str] | None = None) -> int:
         return 0
     try:
         code = command.main(args=arguments, prog_name="deconfound", standalone_mode=False)
-    except _USAGE_ERROR as error:
-        place = f"deconfound {error.ctx.info_name}: " if error.ctx is not None and error.ctx.parent else ""
-        _complain(f"{place}{error.format_message()} (see --help)")
+    except USAGE_ERROR as error:
+        _complain(usage_line(error))
         return BAD_INPUT
     except InputError as error:
         _complain(str(error))

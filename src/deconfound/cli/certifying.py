@@ -47,7 +47,7 @@ def certify(
         alpha=alpha,
         seed=seed,
         batch_size=batch_size,
-        radii=numbers_of("radii", radii),
+        radii=numbers_of("radii", radii, "such as 0.25,0.5"),
     )
     with logged(screen):
         wanted = Certifying(run=run, sigma=sigma, data=data, n=n, sample=sample, device=device, settings=settings)

@@ -27,8 +27,8 @@ def accelerator_of(device: str) -> str:
     return "auto" if device == "auto" else device.partition(":")[0]
 
 
-def numbers_of(field: str, text: str | None) -> tuple[float, ...] | None:
-    """Numbers separated by commas; None where the option was not given.
+def numbers_of(field: str, text: str | None, each: str = "one or one per channel") -> tuple[float, ...] | None:
+    """Numbers separated by commas, ``each`` in words; None where the option was not given.
 
     Raises:
         InputError: anything else.
@@ -38,7 +38,7 @@ def numbers_of(field: str, text: str | None) -> tuple[float, ...] | None:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise InputError(field, text, "numbers separated by commas, one or one per channel") from None
+        raise InputError(field, text, f"numbers separated by commas, {each}") from None
 
 
 def words_of(field: str, text: str | None) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ def check_images(images: Tensor, channels: int | None = None, field: str = "imag
     """
     rule = "a float tensor of shape (B, C, H, W) with values in [0, 1]"
     require(isinstance(images, Tensor), field, type(images).__name__, rule)
-    require(images.is_floating_point(), field, f"dtype {images.dtype}".replace("torch.", ""), rule)
+    bytes_too = "; of bytes: images.float() / 255" if images.dtype == torch.uint8 else ""
+    require(images.is_floating_point(), field, f"dtype {images.dtype}".replace("torch.", ""), rule + bytes_too)
     require(images.ndim == 4, field, tuple(images.shape), rule)
     require(images.numel() > 0, field, tuple(images.shape), "at least one image")
     if channels is not None and images.shape[1] != channels:

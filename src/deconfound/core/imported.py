@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from deconfound.core.guards import working_folder_importable
-from deconfound.errors import InputError, unknown_name
+from deconfound.errors import InputError, meant, nearest, unknown_name
 
+_OFFERED = 60
 _SPEC = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
@@ -44,9 +46,21 @@ def imported(spec: str, field: str, otherwise: str = "") -> Any:
     before = f"{home}:"
     for part in name.split("."):
         if not hasattr(found, part):
-            raise unknown_name(field, spec, (before + known for known in dir(found) if not known.startswith("_")))
+            raise _absent(field, spec, before, found)
         found, before = getattr(found, part), f"{before}{part}."
     return found
+
+
+def _absent(field: str, spec: str, before: str, found: Any) -> InputError:
+    """What it imported itself is not offered, and of many names the nearest alone: hundreds would hide the message."""
+    public = [name for name in dir(found) if not name.startswith("_")]
+    own = [before + name for name in public if not isinstance(getattr(found, name), ModuleType)]
+    home = before[:-1]
+    if not own:
+        return InputError(field, spec, f"a name that is there; nothing lies in {home}")
+    if len(own) <= _OFFERED:
+        return unknown_name(field, spec, own)
+    return InputError(field, spec, f"one of the {len(own)} names in {home}{meant(nearest(spec, own))}")
 
 
 def reason(error: BaseException) -> str:

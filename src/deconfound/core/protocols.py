@@ -210,6 +210,7 @@ class AdversarialObjective(Protocol):
     def declared_attacks(self) -> Sequence[DeclaredAttack]: ...
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """A split of a data set: N labelled images of one shape."""
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, cast
 
 import torch
@@ -40,8 +40,11 @@ def parse_radius(value: float | str, field: str = "eps") -> float:
         if match is None or (match[2] is not None and float(match[2]) == 0):
             raise InputError(field, value, rule)
         radius = float(match[1]) / (float(match[2]) if match[2] else 1.0)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        radius = float(value) if value <= sys.float_info.max else math.inf
+    elif isinstance(value, Real) and not isinstance(value, bool):  # NumPy's numbers too
+        try:
+            radius = float(value)
+        except OverflowError:  # an integer beyond all floats
+            radius = math.inf
     else:
         raise InputError(field, value, rule)
     require(math.isfinite(radius) and radius >= 0, field, value, rule)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from deconfound.core.protocols import ImageSource
 from deconfound.data import columns
-from deconfound.data.decode import Pixels, decode, fit_channels, same_size
+from deconfound.data.decode import RESIZING, Pixels, decode, fit_channels, same_size
 from deconfound.data.memory import MemoryImages
 from deconfound.data.streamed import Form, StreamedImages
 from deconfound.errors import InputError, require
@@ -50,7 +50,9 @@ def assemble(name: str, splits: Mapping[str, Split], wanted: Wanted) -> Pair:
     """
     chosen = _chosen(name, splits)
     some = any(role in wanted.parts for role in chosen)
-    require(some, "data", name, f"a data set with {' or '.join(wanted.parts)} images; it has {', '.join(chosen)}")
+    place = f"; those of a folder lie in {name}/{wanted.parts[0]}/CLASS" if Path(name).expanduser().is_dir() else ""
+    rule = f"a data set with {' or '.join(wanted.parts)} images; it has {', '.join(chosen)}{place}"
+    require(some, "data", name, rule)
     pairs = [role for role, split in chosen.items() if isinstance(split, (tuple, list))]
     rule = "tables for all splits or (images, labels) for all splits"
     require(len(pairs) in (0, len(chosen)), f"data: {name}", f"(images, labels) for {pairs} only", rule)
@@ -155,7 +157,7 @@ def _one_shape(images: dict[str, Tensor]) -> dict[str, Tensor]:
     channels = max(part.shape[1] for part in images.values())
     fitted = {r: p.repeat(1, 3, 1, 1) if p.shape[1] == 1 < channels == 3 else p for r, p in images.items()}
     shapes = {role: tuple(part.shape[1:]) for role, part in fitted.items()}
-    rule = "images of one shape in all splits; give size=N to resize and crop to NxN"
+    rule = f"images of one shape in all splits; {RESIZING}"
     require(len(set(shapes.values())) == 1, "image sizes", shapes, rule)
     return fitted
 

@@ -76,6 +76,10 @@ def fit_channels(pixels: Pixels, channels: int, place: str) -> Pixels:
     raise InputError("channels", channels, f"3, because {place} is in colour")
 
 
+RESIZING = "to resize and crop to NxN: --set image_size=N to train, --image-size N to evaluate, size=N in Python"
+"""How images of several sizes come to one."""
+
+
 def same_size(pixels: Pixels, place: str, height: int, width: int, other: str) -> None:
     """Refuse an image whose size is not that of another one.
 
@@ -84,4 +88,4 @@ def same_size(pixels: Pixels, place: str, height: int, width: int, other: str) -
     """
     if pixels.shape[1:] != (height, width):
         mine, theirs = f"{pixels.shape[1]}x{pixels.shape[2]} ({place})", f"{height}x{width} ({other})"
-        raise InputError("image sizes", f"{mine} and {theirs}", "one size; give size=N to resize and crop to NxN")
+        raise InputError("image sizes", f"{mine} and {theirs}", f"one size; {RESIZING}")

@@ -13,7 +13,7 @@ SETTINGS are ``key=value`` joined by commas: ``rho=0.9,seed=1``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,6 +95,19 @@ def check_overlay(name: str) -> None:
     found = _LIKELY.fullmatch(name)
     if found and not exists(name):
         raise unknown_name("data: confounder", found["overlay"], OVERLAYS)
+
+
+def check_settings(name: str, known: Iterable[str]) -> None:
+    """Say early that what stands behind a colon is no setting of a data set that is known or exists.
+
+    Raises:
+        InputError: ``BASE:KEY=...`` with a key that is none.
+    """
+    base, _, settings = name.partition(":")
+    key, equals, _ = settings.partition("=")
+    if equals and (base in known or exists(base)):
+        rule = f"train=N or test=N; a confounder is put on the images by {base}+patch:rho=0.9 or {base}+tint:rho=0.9"
+        raise InputError(f"data: {base}: setting", key, rule)
 
 
 def exists(name: str) -> bool:

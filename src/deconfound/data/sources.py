@@ -22,7 +22,7 @@ from deconfound.data.confounded import Confounded, Confounding, LabelledSource
 from deconfound.data.digits import digits
 from deconfound.data.families import family_of
 from deconfound.data.hub import first_line, quiet, reach
-from deconfound.data.naming import SHAPES, DataName, check_overlay, exists, parts_of, settings_of, whole
+from deconfound.data.naming import SHAPES, DataName, check_overlay, check_settings, exists, parts_of, settings_of, whole
 from deconfound.data.synthetic import ShapesSettings, shapes
 from deconfound.errors import InputError, require, unknown_name
 
@@ -103,7 +103,7 @@ def load(
     known = set(parts) <= {"train", "test"} and bool(parts)
     require(known, "parts", tuple(parts), "train, test or both")
     wanted = Wanted(size, channels, limit_memory, workers, tuple(parts))
-    require(isinstance(name, str) and bool(name.strip()), "data", name, "a data name")
+    require(isinstance(name, str) and bool(name.strip()), "data", name, "a data name (deconfound list data)")
     parsed = parts_of(name)
     train, test = _generated(parsed, wanted) if parsed.base == SHAPES else _assembled(parsed, wanted)
     either = train or test
@@ -157,6 +157,7 @@ def _read(name: str) -> Mapping[str, Split]:
     if exists(name):
         return _folder(Path(name).expanduser().resolve(), name)
     check_overlay(name)
+    check_settings(name, KNOWN_NAMES)
     if is_spec(name):
         return _called(name)
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
@@ -170,7 +171,8 @@ def _folder(folder: Path, name: str) -> Mapping[str, Split]:
     """A folder's splits: tables where it has any, else images by class."""
     import datasets
 
-    require(folder.is_dir(), "data", name, "a folder, not a file")
+    function = f"; {folder.stem}:NAME names a function in it" if folder.suffix == ".py" else ""
+    require(folder.is_dir(), "data", name, f"a folder, not a file{function}")
     if any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
         return _tables(lambda: datasets.load_from_disk(str(folder)), name)
     files = _visible(folder, "**/*")
@@ -178,7 +180,23 @@ def _folder(folder: Path, name: str) -> Mapping[str, Split]:
         found = _image_folder(folder, name)
         if found:
             return found
+        _check_classes(files, folder, name)
     return _tables(lambda: datasets.load_dataset(str(folder)), name)
+
+
+def _check_classes(files: Sequence[Path], folder: Path, name: str) -> None:
+    """Say what is missing where no class folder holds an image; what else is there is left to the data library.
+
+    Raises:
+        InputError: no file at all, or images in no folder of a class.
+    """
+    images = [path for path in files if path.suffix.lower() in IMAGE_ENDINGS]
+    advice = f"images by class, each in the folder of its class, such as {name}/train/CLASS/0.png"
+    if images:
+        shown = f"{name} with {images[0].relative_to(folder)}"
+        raise InputError("data", shown, f"{advice}; this one lies in none")
+    rule = f"{advice}, or the Hugging Face layout; no file is in it"
+    require(any(path.is_file() for path in files), "data", name, rule)
 
 
 def _tables(read: Callable[[], Any], name: str) -> Mapping[str, Split]:

@@ -53,7 +53,8 @@ class Certification:
 
     def __post_init__(self) -> None:
         for field in ("selection_draws", "draws", "batch_size"):
-            require(getattr(self, field) >= 1, field, getattr(self, field), "a whole number of at least 1")
+            option = " (--n0)" if field == "selection_draws" else ""
+            require(getattr(self, field) >= 1, field, getattr(self, field), f"a whole number of at least 1{option}")
         require(0 < self.alpha < 1, "alpha", self.alpha, "a level between 0 and 1")
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0, below 2^63")
         good = self.radii is None or (all(0 <= r < float("inf") for r in self.radii) and len(self.radii) > 0)

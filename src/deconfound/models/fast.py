@@ -125,6 +125,8 @@ def fast_surrogate(
     images, labels = images[:_TRIED].detach(), labels[:_TRIED]
     notes: list[str] = []
     with attacking("eval", images.device, model):
+        if not _differentiable(model, images):
+            return FastSurrogate(model, ITSELF, ("the logits have no gradient: is there a no_grad or a detach?",))
         probe = _Probe(model, images, labels)
         if not probe.steady():
             return FastSurrogate(model, ITSELF, ("the model answers differently when asked twice",))
@@ -176,6 +178,11 @@ def _not_doubled(model: nn.Module, images: Tensor) -> str:
     if other:
         return f"the model or its images are in {', '.join(sorted(other))}".replace("torch.", "")
     return "" if len(images) else "there are no images to try it on"
+
+
+def _differentiable(model: nn.Module, images: Tensor) -> bool:
+    """Whether the logits have a history that leads to the images."""
+    return bool(model(images[:1].clone().requires_grad_()).requires_grad)
 
 
 def _ladder(model: nn.Module, images: Tensor, precision: Precision) -> Iterator[_Rung]:

@@ -50,7 +50,9 @@ def fit_state(model: nn.Module, state: Mapping[str, Any], source: str = "weights
     given = {**counters, **given}
     faults = _faults(given, {name: wanted[full] for name, full in names.items()})
     if faults:
-        rule = f"the {len(names)} tensors of this {type(model).__name__}; {'; '.join(faults)}"
+        inner = getattr(model, "model", model)  # of a wrapper that the caller knows nothing about
+        kind = type(inner if isinstance(inner, nn.Module) else model).__name__
+        rule = f"the {len(names)} tensors of this {kind}; {'; '.join(faults)}"
         raise InputError(source, f"{len(given)} tensors", rule)
     model.load_state_dict({full: given[name] for name, full in names.items()})
 

@@ -326,7 +326,7 @@ def _check_free(folder: Path, kind: str, *, overwrite: bool) -> None:
 
 def _scene(look: Look, loaded: Loaded, monitor: Monitor | None) -> Scene:
     recipe, device = _recipe_of(loaded), device_of(look.device)
-    name = look.data or data_of_run(Path(look.run))
+    name = data_of_run(Path(look.run)) if look.data is None else look.data
     if name is None:
         raise InputError("data", None, f"a data set (--data): {folder_of(look.run).recipe} is missing, which names it")
     test = load_data(name, size=recipe.image_size, parts=("test",)).test

@@ -59,7 +59,7 @@ def certify(
     recipe = loaded.recipe
     assert recipe is not None  # load_run refuses weights without one
     model = _under_noise(loaded.model, wanted)
-    name = wanted.data or data_of_run(Path(wanted.run))
+    name = data_of_run(Path(wanted.run)) if wanted.data is None else wanted.data
     if name is None:
         raise InputError(
             "data", None, f"a data set (--data): {folder_of(wanted.run).recipe} is missing, which names it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import get_args
 
@@ -32,6 +32,7 @@ from deconfound.evaluation import Majority, Probes, Provenance
 from deconfound.evaluation import evaluate as judge_model
 from deconfound.models.fast import ITSELF, Precision
 from deconfound.recipes import declaring, machine
+from deconfound.recipes.asking import check_asked, check_settings
 from deconfound.recipes.preparing import Prepared, classes_of, prepare
 from deconfound.recipes.resolve import family_radii
 from deconfound.recipes.schema import sensible
@@ -80,6 +81,7 @@ class Judging:
 
     def __post_init__(self) -> None:
         budget(self.budget)
+        require(isinstance(self.suite, str), "suite", self.suite, "a name; an attack of your own is MODULE:NAME")
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0, below 2^63")
         size = self.batch_size
         require(size is None or size >= 1, "batch_size", size, "a whole number of at least 1, or None")
@@ -295,10 +297,10 @@ def evaluate(
         InputError: images outside [0, 1], labels outside 0..K-1, a radius above 1 in L-infinity, unknown suite, and the
             like.
     """
+    check_settings(judging, (setting.name for setting in fields(Judging)))
     settings = Judging(**judging)  # type: ignore[arg-type]
-    require(isinstance(threat, ThreatModel), "threat", threat, 'a ThreatModel, such as ThreatModel("linf", "8/255")')
+    check_asked(model, images, labels, index, threat)
     sensible(threat)
-    require(isinstance(model, nn.Module), "model", type(model).__name__, "a torch.nn.Module")
     state = dict(model.state_dict())
     device = next((tensor.device for tensor in state.values()), torch.device("cpu"))
     provenance = Provenance(

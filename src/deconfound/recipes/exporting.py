@@ -73,6 +73,7 @@ def export(
         InputError: bad input, before anything is written: an unfinished run, weights without a recipe, an unknown
             format, an export at ``out``, a record of other weights, a random network for onnx, a missing extra.
     """
+    require(isinstance(run, str | Path), "run", type(run).__name__, "the folder of a run, as train leaves it")
     wanted = _formats(formats)
     if stochastic not in get_args(Stochastic):
         raise unknown_name("stochastic", str(stochastic), get_args(Stochastic))

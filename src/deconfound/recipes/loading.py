@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from deconfound import models
-from deconfound.errors import InputError
+from deconfound.errors import InputError, meant, nearest, require
 from deconfound.recipes.ciiv import sampled_network
 from deconfound.recipes.hosts import under_noise
 from deconfound.recipes.schema import Recipe, validated
@@ -53,10 +54,12 @@ def load(run: str | Path) -> nn.Module:
 
 def load_run(run: str | Path) -> Loaded:
     """Like ``load``, with recipe, class names and digest."""
+    require(isinstance(run, str | Path), "run", type(run).__name__, "the folder of a run, as train leaves it")
     path = Path(run)
     file = RunFolder(path).model if path.is_dir() else path
     if not file.is_file():
         raise InputError("run", str(run), "a folder with model.safetensors, as train leaves it")
+    _check_weights(file)
     tensors, metadata = read_weights(file, "run")
     if "recipe" not in metadata:
         raise InputError("run", str(run), "weights written by train; for foreign ones give a model name and --weights")
@@ -75,6 +78,15 @@ def load_run(run: str | Path) -> Loaded:
     )
 
 
+def _check_weights(file: Path) -> None:
+    """Say what a file that holds no weights is, where its place or its name tells."""
+    folder = RunFolder(file.parent)
+    if file.suffix == ".py":
+        raise InputError("run", str(file), f"a run folder; {file.stem}:NAME names a network that this file makes")
+    if folder.model.is_file() and file.suffix not in (".safetensors", ".pt", ".pth"):
+        raise InputError("run", str(file), f"a run folder, such as the one that this file is in, {file.parent}")
+
+
 def is_network(name: str) -> bool:
     """Whether a name is that of a network: one of ours, or of the form LIBRARY:NAME."""
     return ":" in name or name in models.names()
@@ -89,8 +101,12 @@ def check_foreign(name: str, weights: str | Path | None) -> None:
     if ":" in name:
         return
     if not is_network(name):
+        if re.search(r"[/\\]|^[.~]", name):
+            rule = "a run folder that exists; there is none at this path (deconfound train RECIPE --out DIR makes one)"
+            raise InputError("target", name, rule)
         known = (*models.names(), "timm:NAME", "torchvision:NAME", "MODULE:CALLABLE")
-        raise InputError("target", name, f"a run folder that exists, or a network: {', '.join(known)}")
+        hint = meant(nearest(name, known))
+        raise InputError("target", name, f"a run folder that exists, or a network: {', '.join(known)}{hint}")
     if weights is None:
         raise InputError("weights", None, f"a file of weights (--weights): {name!r} names a network, not a trained one")
 

@@ -14,7 +14,7 @@ from deconfound.core.checks import check_images
 from deconfound.core.guards import evaluating, randomness_kept
 from deconfound.core.protocols import ImageSource, StochasticClassifier
 from deconfound.core.streams import Streams
-from deconfound.errors import InputError
+from deconfound.errors import InputError, require
 from deconfound.models.ciiv import CiiV
 from deconfound.models.ciiv_hastened import hastened
 from deconfound.models.fast import ITSELF, FastSurrogate, Precision, fast_surrogate
@@ -115,6 +115,8 @@ def classes_of(model: nn.Module, images: Tensor) -> int:
         except (RuntimeError, ValueError, TypeError):
             return 0
     good = isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] >= 2
+    rule = "logits that are numbers; a training that diverged leaves such weights"
+    require(not good or not bool(logits.isnan().all()), "model", "NaN for every class of the first image", rule)
     return int(logits.shape[1]) if good else 0
 
 

@@ -16,6 +16,7 @@ from deconfound.core.threat import parse_norm, parse_radius
 from deconfound.data.families import plain_name
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes.cafe import with_gamma
+from deconfound.recipes.plain_files import read_yaml
 from deconfound.recipes.registry import entry_of, objective_settings, stages_of
 from deconfound.recipes.schema import Recipe, validated
 
@@ -119,29 +120,33 @@ def read_spec(spec: str | Path | Mapping[str, Any]) -> Plain:
     else:
         data = {"recipe": str(spec)}
     if "recipe" not in data:
+        if {"study", "runs"} & data.keys() and not isinstance(spec, Mapping):
+            raise InputError("recipe", str(spec), f"a recipe; this is a study: deconfound study {spec} --out DIR")
         raise InputError("recipe", dict(data), f"the key recipe with one of {', '.join(names())}")
     name = str(data["recipe"])
     if is_spec(name):
-        entry_of(name)
+        _check_own(name)
     elif name not in names():
-        raise unknown_name("recipe", name, (*names(), "module:NAME"))
+        raise _unknown(name)
     return data
 
 
-def read_yaml(path: Path, field: str) -> Plain:
-    """A YAML file of keys and values; ``field`` begins what is said of one that is none.
-
-    Raises:
-        InputError: an unreadable file, or one that is no mapping.
-    """
+def _check_own(name: str) -> None:
     try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise InputError(field, str(path), f"a readable YAML file ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(field, str(path), f"a valid YAML file ({' '.join(str(error).split())})") from None
-    require(isinstance(data, dict), field, str(path), "a YAML mapping of keys to values")
-    return dict(data)
+        entry_of(name)
+    except InputError as error:
+        raise InputError("recipe", error.value, error.rule) from error
+
+
+def _unknown(name: str) -> InputError:
+    """No recipe: a run, another file, or a name that does not exist."""
+    place = Path(name)
+    if place.is_dir():
+        again = f": {place / 'recipe.yaml'} trains it again" if (place / "recipe.yaml").is_file() else ""
+        return InputError("recipe", name, f"a recipe's name or a YAML file; this is a folder{again}")
+    if place.is_file():
+        return InputError("recipe", name, "a recipe's name or a file that ends in .yaml")
+    return unknown_name("recipe", name, (*names(), "module:NAME"))
 
 
 def parse_changes(changes: Iterable[str] | Mapping[str, Any]) -> Plain:

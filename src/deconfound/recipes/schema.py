@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from deconfound.core.threat import Norm, ThreatModel, parse_norm, parse_radius
-from deconfound.errors import InputError, require, unknown_name
+from deconfound.errors import InputError, nearest, require, unknown_name
 from deconfound.recipes.ciiv import SamplerSettings
 from deconfound.recipes.hosts import PerturbationSettings
 from deconfound.recipes.registry import OBJECTIVES, ObjectiveSettings, entry_of, objective_settings, stages_of
@@ -99,6 +99,9 @@ class Recipe(LoopSettings):
     @model_validator(mode="after")
     def _radius_is_sensible(self) -> Recipe:
         sensible(self.threat)
+        rule = "at most 1 for linf: in pixels of [0, 1], so two levels are 2/255"
+        within = self.step_size is None or self.norm != "linf" or self.step_size <= 1
+        require(within, "step_size", self.step_size, rule)
         return self
 
     @model_validator(mode="after")
@@ -177,14 +180,16 @@ def input_error(
     error: ValidationError, data: Mapping[str, Any], model: type[BaseModel], source: str = ""
 ) -> InputError:
     """The first fault of a validation as one line, in plain words."""
-    first = error.errors()[0]
+    first = _first_fault(error)
     path = [str(part) for part in first["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
     field, value, details = ".".join(path) or source, first.get("input"), first.get("ctx", {})
     cause = details.get("error")
     if isinstance(cause, InputError):  # a radius is called eps wherever it is parsed
         return InputError(field if path and cause.field == "eps" else cause.field or field, cause.value, cause.rule)
     if first["type"] == "extra_forbidden":
-        return unknown_name(f"{source} key", field, _known_keys(model, path[:-1], data))
+        known = _known_keys(model, path[:-1], data)
+        field, near = _meant_key(field, value, known, model, data)
+        return unknown_name(f"{source} key", field, known, near)
     if first["type"] == "missing":
         return InputError(f"{source}: {field}", None, "a value; this key is required")
     if first["type"] == "model_type":
@@ -195,12 +200,23 @@ def input_error(
     return InputError(field, value, rule[0].lower() + rule[1:])
 
 
+def _first_fault(error: ValidationError) -> Any:
+    """The first one; a key that is misspelt is missing too, and then its spelling is the fault."""
+    faults = error.errors()
+    first = faults[0]
+    if first["type"] != "missing":
+        return first
+    missing = [str(one["loc"][-1]) for one in faults if one["type"] == "missing"]
+    unknown = (one for one in faults if one["type"] == "extra_forbidden")
+    return next((one for one in unknown if nearest(str(one["loc"][-1]), missing)), first)
+
+
 _PLAIN_WORDS = {
     **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "a number"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
     "string_type": "a name",
-    "tuple_type": "a list, such as [0.5, 0.75]",
+    "tuple_type": "a list in square brackets",
     "dict_type": "a mapping of keys to values",
     "invalid_key": "a word as key",
     "greater_than": "a number above {gt:g}",
@@ -208,6 +224,37 @@ _PLAIN_WORDS = {
     "less_than": "a number below {lt:g}",
     "less_than_equal": "at most {le:g}",
 }
+
+
+# What settings are called elsewhere.
+_ELSEWHERE = {
+    "alpha": "step_size",
+    "arch": "model",
+    "batch": "batch_size",
+    "dataset": "data",
+    "epsilon": "eps",
+    "iterations": "steps",
+    "learning_rate": "lr",
+    "num_steps": "steps",
+}
+
+
+def _meant_key(
+    field: str, value: Any, known: list[str], model: type[BaseModel], data: Mapping[str, Any]
+) -> tuple[str, str]:
+    """An unknown dotted key in full, and a key that ends as it does, at whatever depth; none where no key does."""
+    while isinstance(value, Mapping) and len(value) == 1:  # pgd.steps=3 is unknown from pgd on
+        key, value = next(iter(value.items()))
+        field = f"{field}.{key}"
+    last = field.rpartition(".")[2]
+    tops = [name for name, one in model.model_fields.items() if get_origin(one.annotation) is not dict]
+    below = [key for top in tops for key in _known_keys(model, [top], data)]
+    everywhere = [*known, *model.model_fields, *below]
+    for word in (last, _ELSEWHERE.get(last, "")):
+        found = [key for key in everywhere if word and key.rpartition(".")[2] == word]
+        if found:
+            return field, found[0]
+    return field, ""
 
 
 def _known_keys(model: type[BaseModel], path: list[str], data: Mapping[str, Any]) -> list[str]:

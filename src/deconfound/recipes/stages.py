@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,13 @@ from deconfound.errors import InputError, require
 from deconfound.recipes.entries import Stage
 from deconfound.recipes.loading import Loaded, load_run
 from deconfound.recipes.players import DIGEST, restored, untrained
-from deconfound.recipes.registry import stages_of
+from deconfound.recipes.registry import entry_of, stages_of
 from deconfound.recipes.resolve import merged, read_spec, resolve
 from deconfound.recipes.schema import Recipe
 from deconfound.records import StageUse
 
 FOLDER = "stages"
+_logger = logging.getLogger(__name__)
 INHERITED = (
     "model",
     "model_options",
@@ -45,11 +47,15 @@ class Ground:
 
 @dataclass(frozen=True)
 class Plan:
-    """How one stage comes about: ``recipe`` is trained, or the finished run ``given`` is taken (then there is none)."""
+    """How one stage comes about: ``recipe`` is trained, or the finished run ``given`` is taken (then there is none).
+
+    ``usual`` is the recipe that is trained unless somebody says otherwise.
+    """
 
     name: str
     recipe: Recipe | None = None
     given: str = ""
+    usual: str = ""
 
 
 def planned(recipe: Recipe, run: Path | None) -> tuple[Plan, ...]:
@@ -66,10 +72,10 @@ def planned(recipe: Recipe, run: Path | None) -> tuple[Plan, ...]:
     """
     found: list[Plan] = []
     places: dict[str, str] = {}
-    for name in stages_of(recipe.objective):
+    for name, usual in stages_of(recipe.objective).items():
         how = recipe.stages[name]
         if isinstance(how, str):
-            found.append(Plan(name, given=how))
+            found.append(Plan(name, given=how, usual=usual))
             places[name] = how
         else:
             found.append(Plan(name, _resolved(name, how, recipe, places)))
@@ -113,9 +119,22 @@ def foreseen(plans: Iterable[Plan], ground: Ground, ready: Mapping[str, Stage]) 
             found[plan.name] = ready[plan.name]
         elif plan.recipe is None:
             found[plan.name] = finished(plan.given, f"stages.{plan.name}", ground, found)
+            _say_if_odd(plan, found[plan.name].recipe)
         else:
             found[plan.name] = untrained(plan.recipe, len(ground.class_names), ground.shape, found)
     return found
+
+
+def _say_if_odd(plan: Plan, recipe: Recipe) -> None:
+    """A network that was not trained adversarially where one that was is usual, or the other way round, is allowed."""
+    draft = resolve(read_spec(plan.usual), data=recipe.data, family=recipe.family)
+    theirs, usual = (entry_of(one.objective.name).adversarial for one in (recipe, draft))
+    if theirs != usual:
+        without = "with" if theirs else "without"
+        _logger.warning(
+            "stages.%s: %s was trained by %s, %s adversarial examples; usual is %s",
+            plan.name, plan.given, recipe.recipe, without, plan.usual,
+        )  # fmt: skip
 
 
 def finished(run: str, field: str, ground: Ground, beside: Mapping[str, Stage]) -> Stage:

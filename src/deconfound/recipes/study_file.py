@@ -13,8 +13,10 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from deconfound.errors import InputError, require, unknown_name
-from deconfound.recipes.resolve import read_spec, read_yaml
+from deconfound.errors import InputError, meant, nearest, require, unknown_name
+from deconfound.recipes.plain_files import read_yaml
+from deconfound.recipes.resolve import names as recipe_names
+from deconfound.recipes.resolve import read_spec
 from deconfound.recipes.schema import input_error
 from deconfound.recipes.study_analyses import Analysis, Seed
 from deconfound.recipes.study_judgements import Judgement
@@ -266,7 +268,12 @@ def _check_names(study: Study, where: str) -> None:
 
 def _check_control(study: Study, entry: Entry, known: Mapping[str, Entry], where: str) -> None:
     if entry.control not in known:
-        raise unknown_name(where, str(entry.control), known)
+        others = [name for name in known if name != entry.name]
+        near = meant(nearest(str(entry.control), others))
+        rule = f"the name of another run of the study ({', '.join(others) or 'there is none'}){near}"
+        missing = not near and entry.control in recipe_names()
+        rule += f"; add - {{recipe: {entry.control}}} to the runs" if missing else ""
+        raise InputError(where, entry.control, rule)
     control = known[str(entry.control)]
     require(control is not entry, where, entry.control, "another run")
     same = study.data_of(entry) == study.data_of(control)

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deconfound.attacks.suites import DETERMINISTIC
-from deconfound.core.protocols import ConfoundedSource, Intervenable
-from deconfound.data import load as load_data
-from deconfound.data.naming import base_of, moved
+from deconfound.data.naming import SHAPES, base_of, exists, moved
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes.registry import is_stochastic
 from deconfound.recipes.resolve import merged, parse_changes, read_spec, resolve
@@ -18,6 +16,7 @@ from deconfound.recipes.schema import Recipe, differences, validated
 from deconfound.recipes.study_analyses import Analysis, check_fits, check_possible, check_record
 from deconfound.recipes.study_file import Entry, Study, analyses_of, folder_of, judgements_of, said_at
 from deconfound.recipes.study_judgements import Judgement
+from deconfound.recipes.study_shelf import Facts, Shelf
 from deconfound.records import EvaluationRecord, TrainingRecord
 from deconfound.store import RunFolder, read_weights
 from deconfound.store.lock import holder
@@ -153,58 +152,24 @@ def selected(runs: Iterable[Planned], only: Iterable[str] = (), seeds: Iterable[
     return chosen
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a data set is: its family, the digests of its splits, how many test images there are.
+def check_counts(run: Planned, shelf: Shelf, *, at_hand: bool = False) -> None:
+    """The data have as many test images as the judgements that are left ask for.
 
-    ``operations`` and ``confounded`` say whether its test images have do-operations, and an agreement probability.
+    Args:
+        run: of the study.
+        shelf: of the data.
+        at_hand: ask only data that need no download.
+
+    Raises:
+        InputError: too few, before anything is trained for them.
     """
-
-    family: str
-    train: str
-    test: str
-    tests: int
-    operations: bool
-    confounded: bool
-
-
-@dataclass
-class Shelf:
-    """Data sets of a study; each is read once, and only its facts are kept."""
-
-    _known: dict[tuple[str, int | None], Facts] = field(default_factory=dict)
-
-    def facts(self, run: Planned) -> tuple[Facts, Recipe]:
-        """The facts of a run's data at the size that its recipe asks for, and the complete recipe.
-
-        Raises:
-            InputError: data that cannot be read.
-        """
-        spec = read_spec(run.recipe)
-        named = run.changes.get("family") or spec.get("family")
-        draft = resolve(spec, data=run.data, family=named or "generic", changes=run.changes)
-        found = self._read(run.data, draft.image_size)
-        resolved = resolve(spec, data=run.data, family=named or found.family, changes=run.changes)
-        if resolved.image_size != draft.image_size:
-            found = self._read(run.data, resolved.image_size)
-        return found, resolved
-
-    def _read(self, name: str, size: int | None) -> Facts:
-        if (name, size) not in self._known:
-            data = load_data(name, size=size)
-            require(data.train is not None, "data", name, "a data set with train images")
-            require(data.test is not None, "data", name, "a data set with test images")
-            assert data.train is not None  # said above
-            assert data.test is not None
-            self._known[name, size] = Facts(
-                family=data.family,
-                train=data.train.digest(),
-                test=data.test.digest(),
-                tests=len(data.test),
-                operations=isinstance(data.test, Intervenable),
-                confounded=isinstance(data.test, ConfoundedSource),
-            )
-        return self._known[name, size]
+    base = base_of(run.data)
+    if at_hand and not exists(base) and base not in ("digits", SHAPES):
+        return
+    for judgement in run.judgements:
+        if judgement.n is not None and judged(run, judgement) == "left":
+            rule = f"at most the {shelf.tests(run)} test images of {run.data}"
+            require(judgement.n <= shelf.tests(run), f"{run.path}: {judgement.suite}: n", judgement.n, rule)
 
 
 def check(run: Planned, shelf: Shelf | None) -> None:

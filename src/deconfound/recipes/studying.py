@@ -18,16 +18,17 @@ from deconfound.recipes.study_file import read, said_at
 from deconfound.recipes.study_judgements import Judgement
 from deconfound.recipes.study_plan import (
     Planned,
-    Shelf,
     Status,
     analysed,
     check,
+    check_counts,
     judged,
     planned,
     selected,
     status,
     trained,
 )
+from deconfound.recipes.study_shelf import Shelf
 from deconfound.recipes.study_table import Collected, collected
 from deconfound.recipes.targets import Target, evaluate_target
 from deconfound.recipes.training import train
@@ -101,6 +102,8 @@ def study(
     shelf = Shelf()
     for run in runs:
         check(run, shelf if run in chosen and part != "table" else None)
+    for run in chosen if part in ("all", "train", "judge") else ():
+        check_counts(run, shelf, at_hand=dry_run)
     if dry_run:
         return Studied(record=None, status=tuple(status(run) for run in chosen))
     failures: tuple[str, ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from deconfound.recipes.crew import FabricCrew, launched
 from deconfound.recipes.declaring import of_run
 from deconfound.recipes.evaluating import Judging, Subject, run
 from deconfound.recipes.loading import Loaded, check_foreign, is_network, load, load_foreign, load_run
+from deconfound.recipes.players import folder_of
 from deconfound.recipes.resolve import family_radii, family_radius, read_spec
 from deconfound.recipes.schema import Recipe, sensible
 from deconfound.recipes.unfinished import shared_journal
@@ -44,6 +44,7 @@ class Target:
         norm, eps: threat model; the run's by default, else the data family's.
         n: the first n test images; all by default. With ``sample``, n drawn with that seed.
         mean, std: normalisation inside a model given by name.
+        image_size: of a model given by name, to which images are resized and cropped; a run has its own.
         device: ``auto``, ``cpu`` or ``cuda``.
         transfer_from: run folders whose adversarial images are tried on this model, as a check for gradient masking,
             and as columns of their own where every attack is judged by itself.
@@ -58,6 +59,7 @@ class Target:
     sample: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    image_size: int | None = None
     device: str = "auto"
     transfer_from: tuple[str, ...] = ()
 
@@ -70,11 +72,13 @@ def evaluate_target(
     overwrite: bool = False,
     compute: Compute | None = None,
     monitor: Monitor | None = None,
+    printed: bool = False,
 ) -> tuple[EvaluationRecord, Path | None]:
     """Judge a run or a model by name; the record goes to ``out`` (for a run, into its folder by default).
 
     Progress goes to ``OUT.journal``; the same call resumes from it. With ``compute`` of several processes each does
-    its share and all return the same record, with the verdicts of one process.
+    its share and all return the same record, with the verdicts of one process. Where no record is written, the monitor
+    is told so before the work, unless the whole record will be ``printed``.
 
     Raises:
         InputError: bad input, before anything is written.
@@ -85,14 +89,17 @@ def evaluate_target(
     fabric = None if compute is None else launched(compute)
     device = device_of(target.device) if fabric is None else fabric.device
     loaded = _run_of(target)
-    name = target.data or (data_of_run(Path(target.target)) if loaded else None)
+    name = data_of_run(Path(target.target)) if target.data is None and loaded else target.data
     require(name is not None, "data", None, "a data set (--data): only runs know theirs")
     assert name is not None
     threat = _threat_early(target, loaded)
-    images = load_data(name, size=loaded.recipe.image_size if loaded and loaded.recipe else None, parts=("test",))
+    size = loaded.recipe.image_size if loaded and loaded.recipe else target.image_size
+    images = load_data(name, size=size, parts=("test",))
     test = images.test
     assert test is not None  # load refuses data without the part that is asked for
     if loaded is None:
+        rule = "means of pixels in [0, 1]; of levels from 0 to 255, divide by 255"
+        require(all(0 <= mean <= 1 for mean in target.mean or ()), "mean", target.mean, rule)
         options = {key: value for key, value in (("mean", target.mean), ("std", target.std)) if value is not None}
         loaded = load_foreign(target.target, target.weights, len(test.class_names), test.shape, options)
     check_fit(loaded, test, name)
@@ -110,19 +117,30 @@ def evaluate_target(
             **origin_facts(loaded, test, device), budget=judging.budget, notes=_notes(loaded, judging)
         ),
         declared=of_run(target.target, loaded) if judging.suite == "adaptive" else (),
-        sources=_sources(target.transfer_from, device),
+        sources=_sources(target, device),
         radii=family_radii(family),
     )
+    if path is None and monitor is not None and not printed:
+        monitor.message("no record is written; --out FILE writes one, and lets a killed evaluation go on")
     return _judge(subject, judging, path, overwrite, monitor, fabric), path
 
 
-def _sources(runs: Sequence[str], device: torch.device) -> dict[str, Classifier]:
-    """The networks of some runs, by the names of their folders; equal names are numbered."""
-    names = [Path(run).name for run in runs]
-    return {
-        name: load(run).to(device)
-        for name, run in zip(shortened(names, max(map(len, names), default=0)), runs, strict=True)
-    }
+def _sources(target: Target, device: torch.device) -> dict[str, Classifier]:
+    """The networks of some runs, by the names of their folders; equal names are numbered.
+
+    Raises:
+        InputError: no run, or the one that is judged, whose own images tell nothing about its gradients.
+    """
+    places, found = target.transfer_from, dict[str, Classifier]()
+    names = [Path(place).name for place in places]
+    for name, place in zip(shortened(names, max(map(len, names), default=0)), places, strict=True):
+        same = folder_of(place).path.resolve() == folder_of(target.target).path.resolve()
+        require(not same, "transfer_from", place, "another run than the one that is judged")
+        try:
+            found[name] = load(place).to(device)
+        except InputError as error:
+            raise InputError("transfer_from", error.value, error.rule) from None
+    return found
 
 
 def _judge(
@@ -173,6 +191,9 @@ def device_of(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+    except RuntimeError:  # which lists devices that hardly any machine has
+        raise InputError("device", name, "auto, cpu, cuda, cuda:1 or another device of torch") from None
+    try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise InputError("device", name, f"auto, or a device of this machine ({str(error).splitlines()[0]})") from None
@@ -185,7 +206,8 @@ def _run_of(target: Target) -> Loaded | None:
     if not Path(name).exists() or (target.weights is not None and is_network(name)):
         check_foreign(name, target.weights)
         return None
-    for field, value in (("weights", target.weights), ("mean", target.mean), ("std", target.std)):
+    for field in ("weights", "mean", "std", "image_size"):
+        value = getattr(target, field)
         require(value is None, field, value, f"none with a run: {name} has its own")
     return load_run(name)
 

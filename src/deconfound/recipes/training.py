@@ -58,12 +58,17 @@ def train(
         Stopped: SIGTERM or SIGINT arrived; the state is saved.
         FloatingPointError: the loss is not finite.
     """
+    for field, value in (("data", data), ("model", model)):
+        rule = f"a name (deconfound list {'data' if field == 'data' else 'models'}), or module:callable for your own"
+        require(value is None or isinstance(value, str), field, type(value).__name__, rule)
+    rule = "a mapping of keys to values, such as {'epochs': 5}, or a list of key=value"
+    require(not isinstance(changes, str), "changes", changes, rule)
     compute = compute or Compute()
     spec = read_spec(recipe)
     given = {"stages": {name: str(run) for name, run in (stages or {}).items()}} if stages else {}
     wanted = merged(parse_changes(changes), given) | ({"model": model} if model else {})
     require(out is not None or not (resume or overwrite), "out", out, "a run folder, to resume or overwrite")
-    name = data or wanted.get("data") or spec.get("data") or DEFAULT_DATA
+    name = data if data is not None else wanted.get("data") or spec.get("data") or DEFAULT_DATA
     draft = resolve(spec, data=name, family=_family(spec, wanted) or "generic", changes=wanted)
     folder = RunFolder(out) if out is not None else None
     if folder is not None and process_rank() == 0:

@@ -61,7 +61,10 @@ def _read_torch(path: Path, field: str) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # of unusual pickles: an error says enough
             found = torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError:
-        rule = "plain tensors; this is no state dict, or a pickle of objects that could run code, and is not opened"
+        rule = (
+            "plain tensors, as torch.save(model.state_dict(), FILE) leaves them; this is no state dict, or a pickle of "
+            "objects that could run code, and is not opened"
+        )
         raise InputError(field, str(path), rule) from None
     except (RuntimeError, EOFError, ValueError, OSError, AttributeError, LookupError) as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
