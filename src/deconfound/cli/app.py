@@ -28,7 +28,7 @@ app = typer.Typer(
     name="deconfound",
     help="Train, attack, judge and explain image classifiers under the causal view of adversarial robustness.",
     epilog="Start with: deconfound demo",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -46,11 +46,13 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions, also of torch.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(WELCOME)
 
 
 @app.command()
@@ -318,9 +320,6 @@ def run(arguments: list[str] | None = None) -> int:
 
     arguments = sys.argv[1:] if arguments is None else arguments
     command = typer.main.get_command(app)
-    if not arguments:
-        typer.echo(WELCOME)
-        return 0
     try:
         code = command.main(args=arguments, prog_name="deconfound", standalone_mode=False)
     except USAGE_ERROR as error:
