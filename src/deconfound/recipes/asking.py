@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from deconfound.attacks.settings import check_threat
 from deconfound.core.protocols import ImageSource
-from deconfound.core.threat import ThreatModel
 from deconfound.data import DataSet
-from deconfound.errors import InputError, meant, nearest, require
+from deconfound.errors import InputError, meant, nearest
 
 
 def check_asked(model: object, images: object, labels: object, index: object, threat: object) -> None:
@@ -22,7 +22,7 @@ def check_asked(model: object, images: object, labels: object, index: object, th
     Raises:
         InputError: a type that is none of these, with what it takes to make it one.
     """
-    require(isinstance(threat, ThreatModel), "threat", threat, 'a ThreatModel, such as ThreatModel("linf", "8/255")')
+    check_threat(threat)
     _check_model(model)
     _check_images(images)
     if labels is not None and not isinstance(labels, Tensor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean, stdev
 
 from deconfound.records import StudyRecord, StudyResult, StudyRun
 from deconfound.reporting.comparison import p_text, points
@@ -64,7 +65,7 @@ def _size(record: StudyRecord, question: str) -> str:
 def _rank(runs: Sequence[StudyRun], question: str) -> tuple[bool, float]:
     found = _answers(runs, question)
     doubted = not found or not all(one.verdict.reliable for one in found)
-    return doubted, -_mean([robust(one)[0] for one in found]) if found else 0.0
+    return doubted, -fmean(robust(one)[0] for one in found) if found else 0.0
 
 
 def _row(record: StudyRecord, name: str, asked: Sequence[str]) -> tuple[str, ...]:
@@ -87,28 +88,18 @@ def _cell(found: Sequence[tuple[float, tuple[float, float]]], *, doubted: bool) 
         share, (low, high) = found[0]
         return f"{percent(share)} {interval(low, high)}{doubt}"
     shares = [share for share, _ in found]
-    return f"{percent(_mean(shares))} {deviation_text(_deviation(shares))}{doubt}"
+    return f"{percent(fmean(shares))} {deviation_text(stdev(shares))}{doubt}"
 
 
 def _against(record: StudyRecord, name: str, question: str) -> str:
     """``+1.0 to pgd-at, p 0.12``, over seeds with each one's p."""
-    tests = [one for one in record.tests if (one.method, one.question) == (name, question) and one.test.robust]
-    if not tests:
+    over = next((one for one in record.differences if (one.method, one.question) == (name, question)), None)
+    if over is None:
         return ""
-    found = [one.test.robust for one in tests if one.test.robust is not None]
-    differences = [one.difference for one in found]
-    spread = f" {deviation_text(_deviation(differences))}" if len(differences) > 1 else ""
-    p_values = ", ".join(p_text(one.adjusted_p_value) for one in found)
-    return f"{points(_mean(differences))}{spread} to {clean(tests[0].control)}, p {p_values}"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _deviation(values: Sequence[float]) -> float:
-    middle = _mean(values)
-    return (sum((value - middle) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+    tests = [one for one in record.tests if (one.method, one.question) == (name, question)]
+    p_values = ", ".join(p_text(one.test.robust.adjusted_p_value) for one in tests if one.test.robust)
+    spread = "" if over.deviation is None else f" {deviation_text(over.deviation)}"
+    return f"{points(over.mean)}{spread} to {clean(over.control)}, p {p_values}"
 
 
 __all__ = ["leaderboard_grid", "questions", "robust"]
