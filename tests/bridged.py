@@ -8,6 +8,7 @@ from torch import nn
 
 from deconfound.attacks.bridges import members
 from deconfound.errors import InputError
+from toys import dropping_net
 
 NORMS = {"linf": 0.1, "l2": 0.6, "l1": 3.0}
 BOXES = [(0.0, 1.0), (-1.0, 3.0)]
@@ -33,15 +34,7 @@ def equal_margins(norm, eps, box=(0.0, 1.0), count=12, side=4):
 
 
 def small_net(classes=4, channels=2):
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(channels, 4, 3, padding=1),
-        nn.BatchNorm2d(4),
-        nn.Tanh(),
-        nn.Dropout(0.3),
-        nn.Flatten(),
-        nn.Linear(4 * 64, classes),
-    ).eval()
+    return dropping_net(classes, channels, side=8).eval()
 
 
 def examples(model, count=20, channels=2, wrong=5, dtype=torch.float32):

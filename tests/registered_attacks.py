@@ -6,11 +6,11 @@ import inspect
 
 import pytest
 import torch
-from torch import nn
 
 from deconfound.attacks import ATTACKS, make
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
+from toys import dropping_net
 
 NORMS = {"linf": 0.1, "l2": 0.6, "l1": 3.0}
 # What the contract says does not need many steps.
@@ -76,15 +76,7 @@ every_attack = pytest.mark.parametrize("name", list(ATTACKS))
 
 
 def small_net(classes=4, channels=2, seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(channels, 4, 3, padding=1),
-        nn.BatchNorm2d(4),
-        nn.Tanh(),
-        nn.Dropout(0.3),
-        nn.Flatten(),
-        nn.Linear(4 * 25, classes),
-    ).double()
+    return dropping_net(classes, channels, side=5, seed=seed).double()
 
 
 def examples(count=16, channels=2, seed=1):

@@ -194,3 +194,16 @@ def stand_ins(recipe, classes, shape):
     for plan in planned(recipe, None):
         found[plan.name] = untrained(plan.recipe, classes, shape, found)
     return found
+
+
+def dropping_net(classes, channels, side, seed=0):
+    """A small network with BatchNorm and dropout, in training mode, for images of ``side`` pixels."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.Tanh(),
+        nn.Dropout(0.3),
+        nn.Flatten(),
+        nn.Linear(4 * side**2, classes),
+    )
