@@ -286,6 +286,20 @@ def test_what_analyses_found_has_a_table_for_each(record):
     assert effects.rows == (("new", "0", "50.0 %", "7.261"),)
 
 
+def test_several_seeds_have_their_mean_below(record):
+    def seen(at, value, name="observed", share=True):
+        return StudyFigure(name=name, at=at, value=value, share=share)
+
+    first = found("reliance", seen("a", 0.8), seen("b", 0.5), seen("a", 0.2, "p", False))
+    second = found("reliance", seen("a", 0.6), seen("a", 0.4, "p", False), seen("a", 2.0, "unsteady", False))
+    third = found("reliance", seen("a", 0.7), seen("a", 4.0, "unsteady", False))
+    run = next(one for one in record.runs if one.results)
+    runs = [run.model_copy(update={"seed": n, "analyses": (one,)}) for n, one in enumerate((first, second, third))]
+    rows = study_grids(record.model_copy(update={"runs": tuple(runs)}))[-1].rows
+    assert [row[1:3] for row in rows] == [("0", "a"), ("0", "b"), ("1", "a"), ("2", "a"), ("mean", "a")]
+    assert rows[-1][3:] == ("70.0 % ± 10.0", "")
+
+
 def test_the_numbers_of_analyses_are_all_in_one_table(record):
     rows = list(csv.DictReader(io.StringIO(analyses_csv(with_analyses(record)))))
     assert [(row["method"], row["kind"], row["at"], row["figure"], row["value"]) for row in rows] == [

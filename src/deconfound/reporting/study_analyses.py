@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 
 from deconfound.records import StudyAnalysis, StudyFigure, StudyRecord, StudyRun
 from deconfound.reporting.grid import Grid
+from deconfound.reporting.strength import deviation_text
 from deconfound.reporting.text import clean, interval, listing, percent, value_text
+
+Row = tuple[str, ...]
 
 CAPTIONS: Mapping[str, str] = {
     "reliance": "Causal reliance: accuracy as observed and under interventions, by rho of the test images",
@@ -59,6 +64,8 @@ def _grids(record: StudyRecord, name: str) -> list[Grid]:
     order = COLUMNS.get(kind, ())
     columns.sort(key=lambda column: order.index(column) if column in order else -1)
     parts = any(figure.at for figure in figures)
+    runs = dict.fromkeys(run.name for run, _ in members)
+    methods = [[(run, one) for run, one in members if run.name == method] for method in runs]
     facts = [f"n {_all_of([str(one.n) for _, one in members])}", f"seed {_all_of([str(o.seed) for _, o in members])}"]
     caption = f"{CAPTIONS.get(kind, clean(kind))}; {', '.join(facts)}, 95 % intervals"
     notes = dict.fromkeys(clean(note) for _, one in members for note in one.notes)
@@ -67,7 +74,7 @@ def _grids(record: StudyRecord, name: str) -> list[Grid]:
         Grid(
             caption if place == 0 else f"{caption}, continued",
             ("method", "seed", *(["at"] if parts else []), *map(clean, some)),
-            tuple(row for run, one in members for row in _rows(run, one, some, parts)),
+            tuple(row for method in methods for row in _method(method, some, parts)),
             (*notes,) if place + 1 == len(tables) else (),
         )
         for place, some in enumerate(tables)
@@ -83,7 +90,36 @@ def _all_of(values: Sequence[str]) -> str:
     return listing(list(dict.fromkeys(values)))
 
 
-def _rows(run: StudyRun, one: StudyAnalysis, columns: Sequence[str], parts: bool) -> list[tuple[str, ...]]:
+def _method(members: Sequence[tuple[StudyRun, StudyAnalysis]], columns: Sequence[str], parts: bool) -> list[Row]:
+    """A method's runs, and below them their mean where there are several."""
+    rows = [row for run, one in members for row in _rows(run, one, columns, parts)]
+    return rows + (_means(members, columns, parts) if len(members) > 1 else [])
+
+
+def _means(members: Sequence[tuple[StudyRun, StudyAnalysis]], columns: Sequence[str], parts: bool) -> list[Row]:
+    """Mean and standard deviation over seeds, of figures that every seed has; p values have no mean."""
+    found = [{(figure.at, figure.name): figure for figure in _shown(one)} for _, one in members]
+    rows = []
+    for at in dict.fromkeys(at for at, _ in found[0]):
+        seeds = [[one.get((at, name)) for one in found] for name in columns]
+        cells = [_mean(figures) if name.split()[0] != "p" else "" for name, figures in zip(columns, seeds, strict=True)]
+        if any(cells):
+            rows.append((clean(members[0][0].name), "mean", *([clean(at)] if parts else []), *cells))
+    return rows
+
+
+def _mean(figures: Sequence[StudyFigure | None]) -> str:
+    """Of one figure of every seed; none where a seed lacks it."""
+    values = [figure.value for figure in figures if figure is not None and math.isfinite(figure.value)]
+    if len(values) < len(figures):
+        return ""
+    middle, spread = fmean(values), stdev(values)
+    if figures[0] is not None and figures[0].share:
+        return f"{percent(middle)} {deviation_text(spread)}"
+    return f"{value_text(middle)} ± {value_text(spread)}"
+
+
+def _rows(run: StudyRun, one: StudyAnalysis, columns: Sequence[str], parts: bool) -> list[Row]:
     figures = _shown(one)
     rows = []
     for at in dict.fromkeys(figure.at for figure in figures):
