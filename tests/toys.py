@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from deconfound.core.streams import Streams
+from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Batch, Loss, Step
 
 
@@ -207,3 +208,8 @@ def dropping_net(classes, channels, side, seed=0):
         nn.Flatten(),
         nn.Linear(4 * side**2, classes),
     )
+
+
+def ball(norm, eps):
+    """A ball of any radius; in L-infinity no wider than the box, which it holds then."""
+    return ThreatModel(norm, min(eps, 1.0) if norm == "linf" else eps)

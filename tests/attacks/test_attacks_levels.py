@@ -33,6 +33,15 @@ def test_a_box_of_ones_own_is_kept_to():
     assert PGD(wide, steps=2, step_size=2.0)(model, IMAGES * 255, labels).max() <= 255
 
 
+def test_a_radius_in_levels():
+    for norm in ("linf", "Linf"):
+        with pytest.raises(InputError, match=r"^eps: got 8; expected at most 1 for linf: .* eight levels are 8/255$"):
+            ThreatModel(norm, 8)
+    with pytest.raises(InputError, match=r"eps: got 2; expected at most 1 for linf"):
+        THREAT.with_eps(2)
+    assert (ThreatModel("l2", 8).eps, ThreatModel("linf", 1).eps, ThreatModel("linf", 2, (-1, 1)).eps) == (8, 1, 2)
+
+
 def test_a_step_in_levels():
     with pytest.raises(InputError, match=r"step_size: got 2.0; expected at most 1 for linf, .* levels are 2/255"):
         PGD(THREAT, step_size=2)

@@ -19,6 +19,7 @@ from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
 from deconfound.functional.predictions import predicted
+from toys import ball
 
 MEMBERS = {
     "cw-l2": (CWL2, "l2", {"steps": 40, "searches": 6}),
@@ -36,7 +37,7 @@ every_member = pytest.mark.parametrize("member", list(MEMBERS))
 
 def build(member, eps=None, **settings):
     kind, norm, own = MEMBERS[member]
-    return kind(ThreatModel(norm, EPS[norm] if eps is None else eps), **own | settings)
+    return kind(ball(norm, EPS[norm] if eps is None else eps), **own | settings)
 
 
 # --- the oracle -------------------------------------------------------------------------------------------------------
@@ -77,7 +78,7 @@ def exact_distance(model, images, labels, norm):
 def test_the_oracle_is_never_beaten(norm):
     """Two hundred random images at most as far as the exact distance: none changes the prediction."""
     model, images, labels = linear(3)
-    exact, threat = exact_distance(model, images, labels, norm), ThreatModel(norm, 100)
+    exact, threat = exact_distance(model, images, labels, norm), ball(norm, 100)
     generator = torch.Generator().manual_seed(4)
     for _ in range(200):
         way = torch.randn(images.shape, generator=generator, dtype=torch.float64) + 2 * toward(model, labels, generator)

@@ -15,6 +15,7 @@ from deconfound.attacks.points import Points
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
+from toys import ball
 
 EPS = {"linf": 0.1, "l2": 0.5, "l1": 2.0}
 norms = pytest.mark.parametrize("norm", list(EPS))
@@ -74,7 +75,7 @@ def test_default_sigma_fills_the_ball(norm):
 def test_candidates_are_inside_the_threat_model(norm, kind, seed, eps, double):
     images = torch.rand(4, 2, 5, 5, generator=torch.Generator().manual_seed(seed)).round(decimals=1)
     images = images.double() if double else images
-    threat, points = ThreatModel(norm, eps), Points.of(images, torch.zeros(4, dtype=torch.int64), None, None)
+    threat, points = ball(norm, eps), Points.of(images, torch.zeros(4, dtype=torch.int64), None, None)
     first, second = (Noise(threat, kind=kind).candidates(points, attempt) for attempt in (0, 1))
     assert threat.contains(first, images).all()
     assert first.dtype == images.dtype

@@ -17,6 +17,7 @@ from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
 from square_images import EPS, interior
+from toys import ball
 
 norms = pytest.mark.parametrize("norm", list(EPS))
 
@@ -108,7 +109,7 @@ def test_every_candidate_is_inside_the_threat_model(norm, seed, eps, channels, h
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(3, channels, height, width, generator=generator).round(decimals=1)
     images = images.double() if double else images
-    threat = ThreatModel(norm, eps)
+    threat = ball(norm, eps)
     counting = Counting(lambda x: torch.stack([x.flatten(1).sum(1) * 0 + 1, x[:, 0, 0, 0] * 0], dim=1))
     Square(threat, queries=20)(counting, images, torch.zeros(3, dtype=torch.int64), Streams(seed, range(3)))
     assert len(counting.seen) == 1 + 20 + 1

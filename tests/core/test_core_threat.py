@@ -9,6 +9,7 @@ from scipy import stats
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel, parse_norm, parse_radius, show_radius
 from deconfound.errors import InputError
+from toys import ball
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_l1_starts_have_the_marginal_of_a_uniform_cross_polytope():
 def test_random_starts_stay_inside_the_threat_model_at_the_edges_of_the_box(norm, eps):
     images = Streams(2, range(30)).uniform((3, 5, 5)).round()
     images[::2] = images[::2] * 0.5 + 0.2
-    threat = ThreatModel(norm, eps)
+    threat = ball(norm, eps)
     start = threat.random_start(images, Streams(0, range(30)))
     assert threat.contains(start, images).all()
     assert torch.equal(start, images) == (eps == 0)

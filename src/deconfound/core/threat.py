@@ -68,7 +68,8 @@ class ThreatModel:
         box: the range of a pixel.
 
     Raises:
-        InputError: unknown norm, negative or malformed radius, empty box.
+        InputError: unknown norm, negative or malformed radius, in L-infinity one beyond the range of a pixel (meant in
+            levels, most likely), empty box.
 
     >>> threat = ThreatModel("linf", "8/255")
     >>> bool(threat.contains(threat.project(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)), torch.zeros(1, 1, 2, 2)))
@@ -88,6 +89,8 @@ class ThreatModel:
             raise InputError("box", box, "(low, high) with low < high") from None
         require(math.isfinite(low) and math.isfinite(high) and low < high, "box", box, "(low, high) with low < high")
         object.__setattr__(self, "box", (low, high))
+        rule = f"at most {high - low:g} for linf: a radius in pixels of [{low:g}, {high:g}], so eight levels are 8/255"
+        require(self.norm != "linf" or self.eps <= high - low, "eps", eps, rule)
 
     def __str__(self) -> str:
         return f"{self.norm} {show_radius(self.eps)}"

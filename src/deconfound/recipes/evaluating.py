@@ -35,7 +35,6 @@ from deconfound.recipes import declaring, machine
 from deconfound.recipes.asking import check_asked, check_settings
 from deconfound.recipes.preparing import Prepared, classes_of, prepare
 from deconfound.recipes.resolve import family_radii
-from deconfound.recipes.schema import sensible
 from deconfound.records import EvaluationRecord
 from deconfound.store.weights import digest_tensors
 
@@ -300,7 +299,6 @@ def evaluate(
     check_settings(judging, (setting.name for setting in fields(Judging)))
     settings = Judging(**judging)  # type: ignore[arg-type]
     check_asked(model, images, labels, index, threat)
-    sensible(threat)
     state = dict(model.state_dict())
     device = next((tensor.device for tensor in state.values()), torch.device("cpu"))
     provenance = Provenance(

@@ -33,17 +33,6 @@ GIVEN = "a finished run"
 Spread = tuple[Annotated[float, Field(gt=0, le=10)], ...]
 
 
-def sensible(threat: ThreatModel) -> ThreatModel:
-    """The threat model as it is, unless its radius was certainly meant in levels of 255.
-
-    Raises:
-        InputError: a radius above 1 in L-infinity, which would allow every image.
-    """
-    rule = "at most 1 for linf: a radius in pixels of [0, 1], so eight levels are 8/255"
-    require(threat.norm != "linf" or threat.eps <= 1, "eps", threat.eps, rule)
-    return threat
-
-
 class AugmentationSettings(Settings):
     """Random crop after padding, horizontal flip, rotation up to so many degrees."""
 
@@ -97,10 +86,10 @@ class Recipe(LoopSettings):
         return objective_settings({"name": value} if isinstance(value, str) else value)
 
     @model_validator(mode="after")
-    def _radius_is_sensible(self) -> Recipe:
-        sensible(self.threat)
+    def _radii_are_sensible(self) -> Recipe:
+        norm = self.threat.norm  # made, so eps was checked
         rule = "at most 1 for linf: in pixels of [0, 1], so two levels are 2/255"
-        within = self.step_size is None or self.norm != "linf" or self.step_size <= 1
+        within = self.step_size is None or norm != "linf" or self.step_size <= 1
         require(within, "step_size", self.step_size, rule)
         return self
 

@@ -26,7 +26,7 @@ from deconfound.recipes.evaluating import Judging, Subject, run
 from deconfound.recipes.loading import Loaded, check_foreign, is_network, load, load_foreign, load_run
 from deconfound.recipes.players import folder_of
 from deconfound.recipes.resolve import family_radii, family_radius, read_spec
-from deconfound.recipes.schema import Recipe, sensible
+from deconfound.recipes.schema import Recipe
 from deconfound.recipes.unfinished import shared_journal
 from deconfound.records import EvaluationRecord
 from deconfound.reporting.text import shortened
@@ -227,7 +227,7 @@ def _threat_early(target: Target, loaded: Loaded | None) -> ThreatModel | None:
         norm = norm or recipe.norm
         if eps is None:
             eps = recipe.eps if norm == recipe.norm else family_radius(recipe.family, norm)
-    return sensible(ThreatModel(norm or "linf", eps)) if eps is not None else None
+    return ThreatModel(norm or "linf", eps) if eps is not None else None
 
 
 def _family_threat(target: Target, family: str) -> ThreatModel:
