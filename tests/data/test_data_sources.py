@@ -140,6 +140,19 @@ def test_one_colour_image_makes_the_set_colour(make_folder, pixels, count):
         assert np.array_equal(data.train.images[row].numpy(), np.stack([pixels(row, 1)] * 3))
     assert np.array_equal(data.train.images[count - 2].numpy(), pixels(900).transpose(2, 0, 1))
     assert "colour" in refusal(str(folder), channels=1)
+    (batch,) = load(str(folder), limit_memory=0, workers=0).train.batches([torch.arange(count)])
+    assert torch.equal((batch.images * 255).round().byte(), data.train.images)
+
+
+@pytest.mark.parametrize(("train", "test"), [("training", "testing"), ("Training", "eval"), ("train", "dev")])
+def test_other_names_of_splits(make_folder, train, test):
+    data = load(str(make_folder({train: {"cat": [0], "dog": [1]}, test: {"cat": [2], "dog": [3, 4]}})))
+    assert (len(data.train), len(data.test), data.class_names) == (2, 3, ("cat", "dog"))
+
+
+def test_one_split_under_two_names(make_folder):
+    folder = make_folder({"train": {"cat": [0]}, "test": {"cat": [1]}, "eval": {"cat": [2]}})
+    assert "got 'eval and test'; expected one folder for test" in refusal(str(folder))
 
 
 def test_sizes_that_differ(make_folder, pixels):
@@ -273,6 +286,9 @@ def test_tables_that_cannot_serve(function, pixels):
     assert "label column" in refusal(function({"train": good.remove_columns("label")}))
     assert "label column" in refusal(function({"train": table(one, ["a"], label_type=text)}))
     assert "label column" in refusal(function({"train": table(one, [1], label="weight", label_type=number)}))
+    camera = datasets.ClassLabel(names=["x", "y", "z"])
+    labelled = table(one, [1], label_type=number).add_column("camera", [0], feature=camera)
+    assert load(function({"train": labelled})).class_names == ("0", "1")
     two = good.rename_column("label", "x").add_column("y", [0], feature=none)
     assert "['x', 'y']" in refusal(function({"train": two}))
     assert "empty split" in refusal(function({"train": good, "test": good.select([])}))

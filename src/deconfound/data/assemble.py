@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from deconfound.core.protocols import ImageSource
 from deconfound.data import columns
-from deconfound.data.decode import RESIZING, Pixels, decode, fit_channels, same_size
+from deconfound.data.decode import RESIZING, Pixels, decode, fit_channels, is_grey, same_size
 from deconfound.data.memory import MemoryImages
 from deconfound.data.streamed import Form, StreamedImages
 from deconfound.errors import InputError, require
@@ -107,6 +107,8 @@ def _from_tables(name: str, chosen: Mapping[str, Any], wanted: Wanted) -> dict[s
     shape = _probe(rows, wanted)
     total = sum(len(part) for part in rows.values()) * int(np.prod(shape))
     if total > wanted.limit_memory:
+        if shape[0] == 1 and wanted.channels is None and any(map(_has_colour, rows.values())):
+            shape = (3, *shape[1:])
         form = Form(shape, wanted.size)
         return {
             role: StreamedImages(part, labels[role], names, f"{_shown(name)}[{role}]", form, workers=wanted.workers)
@@ -133,6 +135,12 @@ def _probe(rows: Mapping[str, columns.EncodedRows], wanted: Wanted) -> tuple[int
                 channels = len(fit_channels(pixels, wanted.channels, place))
     assert seen is not None  # empty splits were refused
     return channels, seen.shape[1], seen.shape[2]
+
+
+def _has_colour(rows: columns.EncodedRows) -> bool:
+    """Whether any image is in colour, from the heads of the files: streamed images have one shape from the start."""
+    parts = (range(start, min(start + CHUNK, len(rows))) for start in range(0, len(rows), CHUNK))
+    return any(not is_grey(data, place) for part in parts for data, place in rows.read(part))
 
 
 def _decoded(rows: columns.EncodedRows, shape: tuple[int, int, int], wanted: Wanted) -> Tensor:

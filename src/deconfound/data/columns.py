@@ -42,17 +42,17 @@ def _is_encoded(kind: Any) -> bool:
 
 
 def find_label(features: Mapping[str, Any], source: str) -> str:
-    """The label column: a ClassLabel, or integers under one of the usual names.
+    """The label column: a ClassLabel, or integers under one of the usual names, which comes first where both are there.
 
     Raises:
         InputError: no such column, or several and none of them called so.
     """
     import datasets
 
-    named = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    counted = [name for name, kind in features.items() if name in LABEL_NAMES and _is_integer(kind)]
+    counted = {name for name, kind in features.items() if name in LABEL_NAMES and _is_integer(kind)}
+    found = [name for name, kind in features.items() if name in counted or isinstance(kind, datasets.ClassLabel)]
     rule = f"a ClassLabel or integer column in {source}, called {', '.join(LABEL_NAMES)} where there are several"
-    return _only(named or counted, LABEL_NAMES, "label column", list(features), rule)
+    return _only(found, LABEL_NAMES, "label column", list(features), rule)
 
 
 def _is_integer(kind: Any) -> bool:

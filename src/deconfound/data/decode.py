@@ -43,14 +43,32 @@ def decode(data: bytes, place: str, size: int | None = None) -> Pixels:
             mode = image.mode
             image = image.convert("L" if mode in _GREY else "RGB")
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ...
-        reason = str(error).split("<")[0].strip().rstrip(".") or type(error).__name__
-        raise InputError("image", place, f"a readable image file ({reason})") from None
+        raise _unreadable(place, error) from None
     if mode.startswith(_DEEP):
         raise InputError("image", place, f"an image of 8 bits a channel, not mode {mode}; convert the data first")
     if size is not None:
         image = _square(image, size)
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def is_grey(data: bytes, place: str) -> bool:
+    """Whether an encoded image will have one channel; only its head is read.
+
+    Raises:
+        InputError: the bytes are no image.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Image.open(io.BytesIO(data)).mode in _GREY
+    except Exception as error:
+        raise _unreadable(place, error) from None
+
+
+def _unreadable(place: str, error: Exception) -> InputError:
+    reason = str(error).split("<")[0].strip().rstrip(".") or type(error).__name__
+    return InputError("image", place, f"a readable image file ({reason})")
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:

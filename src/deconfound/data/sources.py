@@ -42,7 +42,12 @@ LIMIT_MEMORY = 2 * 2**30
 IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 TABLE_ENDINGS = frozenset({".parquet", ".arrow"})
 TABLE_NAMES = frozenset({"metadata.csv", "metadata.jsonl"})  # labels beside images, in the Hugging Face layout
-SPLIT_NAMES = frozenset({"train", "test", "validation", "valid", "val"})
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "eval", "evaluation"),
+    "validation": ("validation", "valid", "val", "dev"),
+}
+"""What folders of splits are called, as the data libraries have it."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,14 @@ def _visible(folder: Path, pattern: str) -> list[Path]:
 def _image_folder(folder: Path, name: str) -> Mapping[str, Split]:
     """Splits of ``SPLIT/CLASS/**/image`` or, where no split folder is there, of ``CLASS/**/image``."""
     parts = {path.name.lower(): path for path in _visible(folder, "*") if path.is_dir()}
-    splits = {split: path for split, path in parts.items() if split in SPLIT_NAMES} or {"train": folder}
+    splits = {}
+    for split, aliases in SPLIT_NAMES.items():
+        found = [path for alias, path in parts.items() if alias in aliases]
+        rule = f"one folder for {split}, called {' or '.join(aliases)}"
+        require(len(found) <= 1, f"data: {name}", " and ".join(path.name for path in found), rule)
+        if found:
+            splits[split] = found[0]
+    splits = splits or {"train": folder}
     files = {split: _by_class(path) for split, path in splits.items()}
     if not any(files.values()):
         return {}
