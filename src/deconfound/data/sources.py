@@ -226,11 +226,11 @@ def _image_folder(folder: Path, name: str) -> Mapping[str, Split]:
     parts = {path.name.lower(): path for path in _visible(folder, "*") if path.is_dir()}
     splits = {}
     for split, aliases in SPLIT_NAMES.items():
-        found = [path for alias, path in parts.items() if alias in aliases]
+        places = [path for alias, path in parts.items() if alias in aliases]
         rule = f"one folder for {split}, called {' or '.join(aliases)}"
-        require(len(found) <= 1, f"data: {name}", " and ".join(path.name for path in found), rule)
-        if found:
-            splits[split] = found[0]
+        require(len(places) <= 1, f"data: {name}", " and ".join(path.name for path in places), rule)
+        if places:
+            splits[split] = places[0]
     splits = splits or {"train": folder}
     files = {split: _by_class(path) for split, path in splits.items()}
     if not any(files.values()):
