@@ -183,9 +183,10 @@ def test_a_hunt_hears_confirms_and_drops_on_the_word_of_the_attack():
         asked.append(len(candidates))
         return candidates[:, 0, 0, 1] > 0.5
 
-    examiner = Examiner(model, judge)
+    points = Points.of(images, labels, None, None)
+    examiner = Examiner(model, judge, points)
     with examiner.listening() as surrogate:
-        hunt = Hunt(Points.of(images, labels, None, None), examiner)
+        hunt = Hunt(points, examiner)
         candidates = images.clone()
         candidates[:, 0, 0, 1] = torch.arange(8) % 2
         surrogate(candidates)

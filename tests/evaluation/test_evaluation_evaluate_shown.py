@@ -66,7 +66,7 @@ def test_radii_are_capped_at_the_box():
     assert curve_radii(ThreatModel("linf", 0.5), 4) == (0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
     assert curve_radii(ThreatModel("l2", 1), 4)[-1] == 2
     assert curve_radii(ThreatModel("l1", 3), 4)[-1] == 4
-    assert curve_radii(ThreatModel("linf", 0.5, (0, 0.25)), 4)[-1] == 0.25
+    assert curve_radii(ThreatModel("linf", 0.2, (0, 0.25)), 4)[-1] == 0.25
     with pytest.raises(InputError, match="curve_radii"):
         curve_radii(THREAT, 4, [-1])
 

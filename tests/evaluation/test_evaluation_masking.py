@@ -32,7 +32,8 @@ def test_honest_networks_pass_every_check(kind, norm):
     model = trained(kind)
     threat = ThreatModel(norm, {"linf": 0.15, "l2": 0.7, "l1": 3.0}[norm])
     look = scene(model, threat=threat)
-    look.curve = accuracy_curve(look.referee, look.sample, threat, PGD, (0, 0.1, 0.5, 1.0, 3.0), Ledger(Meter(), {}))
+    radii = [radius for radius in (0, 0.1, 0.5, 1.0, 3.0) if norm != "linf" or radius <= 1]
+    look.curve = accuracy_curve(look.referee, look.sample, threat, PGD, radii, Ledger(Meter(), {}))
     checks = masking.examine(look)
     assert len(checks) == len({check.name for check in checks}) == 14
     assert [check.name for check in checks if check.passed is False] == []
@@ -50,7 +51,7 @@ def test_declared_randomness_is_no_fault(net):
             noise = [streams.fold(draw).normal(tuple(images.shape[1:])) for draw in range(draws)]
             return torch.stack([net(images + 0.05 * one) for one in noise])
 
-    look = scene(Declared(), judged_by=Majority)
+    look = scene(Declared(), judged_by=Majority, threat=ThreatModel("linf", 0.05))
     checks = {check.name: check for check in masking.examine(look)}
     assert checks["identical calls agree"].passed is checks["images are judged alone"].passed is None
     assert [name for name, check in checks.items() if check.passed is False] == []

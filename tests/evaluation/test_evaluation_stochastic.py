@@ -160,11 +160,11 @@ def test_an_image_found_by_a_lucky_draw_does_not_count():
     record = judged(model, images, labels, [Lucky(THREAT, judge)], THREAT, judge=judge)
     streams = Streams(0, range(count))
     clean = by_hand(judge, images, labels, streams.fold("clean"))
-    right = clean.sum(dim=0) <= 2
+    right = ~clean.all(dim=0)  # by any seed
     moved = THREAT.project(images + 1e-3, images)
     found = right & judge(moved, labels, streams.fold("lucky"))
     fresh = by_hand(judge, moved, labels, streams.fold("lucky"))
-    expected = found & (fresh.sum(dim=0) > 2)
+    expected = found & (clean.sum(dim=0) <= 2) & (fresh.sum(dim=0) > 2)
     assert int(found.sum()) > 40
     assert int(expected.sum()) < int(found.sum()) / 2
     assert [outcome.broken_by == "lucky" for outcome in record.outcomes] == expected.tolist()
@@ -179,7 +179,8 @@ def test_draws_and_gradients_are_counted_and_the_method_comes_back(examples):
     tiny = THREAT.with_eps(1e-9)  # nothing falls
     record = judged(model, images, labels, [PGD(tiny, steps=4, draws=3)], tiny, judge=Majority(model), batch_size=16)
     assert record.forwards == model.forwarded
-    right = sum(outcome.broken_by != "clean" for outcome in record.outcomes)
+    right = record.attacks[0].attacked
+    assert right >= sum(outcome.broken_by != "clean" for outcome in record.outcomes)
     assert record.backwards == record.attacks[0].backwards == right * 4 * 3
     assert record.attacks[0].forwards >= right * (4 * 3 + 9)
     assert "draw" not in vars(model)

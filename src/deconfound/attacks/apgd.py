@@ -163,8 +163,8 @@ class APGD(HuntingAttack):
             return [(self.threat, self.steps)]
         early = [math.ceil(share * self.steps) for _, share in LARGE_EPS[:-1]]
         steps = [*early, self.steps - sum(early)]
-        radii = [factor * self.threat.eps for factor, _ in LARGE_EPS[:-1]]
-        return list(zip([*map(self.threat.with_eps, radii), self.threat], steps, strict=True))
+        early_ones = [self.threat.widened(factor) for factor, _ in LARGE_EPS[:-1]]
+        return list(zip([*early_ones, self.threat], steps, strict=True))
 
     def _climb(
         self,

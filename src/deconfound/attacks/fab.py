@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from deconfound.attacks.boundary import boundary
-from deconfound.attacks.harness import Hunt, cut, first_of_each
+from deconfound.attacks.harness import Hunt, cut
 from deconfound.attacks.hunting import NearestAttack
 from deconfound.attacks.judging import errs
+from deconfound.attacks.points import first_of_each
 from deconfound.attacks.settings import check_threat, count, described, number
 from deconfound.attacks.targets import pairs, targets_of
 from deconfound.core.protocols import Classifier

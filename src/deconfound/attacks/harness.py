@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deconfound.attacks.judging import Examiner, errs
-from deconfound.attacks.points import Points
+from deconfound.attacks.points import Points, first_of_each
 from deconfound.core.guards import Mode, attacking
 from deconfound.core.protocols import Classifier, Judge
 from deconfound.core.streams import Streams
@@ -90,7 +90,7 @@ class Hunt:
         Returns:
             Positions of the rows that stand, for cutting the attack's own tensors; None where nothing is dropped.
         """
-        if self._patience == 1:
+        if self._patience == 1 or self._examiner.random:
             return self.drop(candidates, self._examiner.fallen(candidates, self.points, ask_all))
         if not ask_all:
             self._note(candidates)
@@ -118,6 +118,10 @@ class Hunt:
         self._wait()
         return self.drop(images, self._examiner.confirmed(images, self.points, suspects))
 
+    def found(self) -> tuple[Tensor, Tensor]:
+        """The images of all examples, clean where nothing was found, and which have fallen or moved, (B,) bool."""
+        return self.images, self._gone
+
     def heard(self, candidates: Tensor) -> Tensor:
         """The surrogate's logits (B, K), without a forward where it was called last on this very tensor."""
         return self._examiner.heard(candidates, self.points)
@@ -137,18 +141,6 @@ class Hunt:
         self.images[self.points.place[fallen]] = candidates.detach()[fallen]
         self._gone[self.points.place[fallen]] = True
         return self.catch_up()
-
-
-def first_of_each(values: Tensor) -> Tensor:
-    """Positions of the first occurrence of each value (n,), int64.
-
-    >>> first_of_each(torch.tensor([5, 3, 5, 3, 9])).tolist()
-    [1, 0, 4]
-    """
-    ordered, order = values.sort(stable=True)
-    begins = torch.ones_like(ordered, dtype=torch.bool)
-    begins[1:] = ordered[1:] != ordered[:-1]
-    return order[begins]
 
 
 def cut(index: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -196,16 +188,16 @@ def hunt(
     if threat.eps == 0 or not len(points):
         return points.images.clone()
     _check_inside(points.images, threat)
-    examiner = Examiner(model, judge, points.streams)
+    examiner = Examiner(model, judge, points)
     with attacking(mode, points.images.device, model), examiner.listening() as surrogate:
         state = Hunt(points, examiner)
-        if examiner.distinct or not begins_clean:
+        if not examiner.random and (examiner.distinct or not begins_clean):
             state.drop_fallen(points.images, ask_all=True)
         if len(state.points):
             body(surrogate, state)
         state.catch_up()
         state.settle()
-        return state.images
+        return examiner.settled(*state.found())
 
 
 def _check_inside(images: Tensor, threat: ThreatModel) -> None:

@@ -102,6 +102,7 @@ class NearestAttack(HuntingAttack):
         Raises:
             InputError: as in a call.
         """
-        threat = self.threat.with_eps(1.0)  # radius 0 would mean that nothing is searched
+        box = self.threat.box
+        threat = self.threat.with_eps(box[1] - box[0])  # radius 0 would mean that nothing is searched
         given = (model, images, labels, streams, context, judge)
         return assault(self._seek, threat, *given, begins_clean=self._begins_clean)

@@ -8,9 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
-from deconfound.core.protocols import Attack, Classifier, Judge
+from deconfound.attacks.contest import Contest
+from deconfound.attacks.judging import as_judge
+from deconfound.core.protocols import Attack, Classifier, Judge, RandomJudge
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Context
@@ -64,9 +67,15 @@ class InTurn:
         *,
         judge: Judge | Classifier | None = None,
     ) -> Tensor:
-        """What the first member to succeed found, else the clean image, (B, C, H, W); arguments as of the members."""
-        found = images.clone()
+        """What the first member to succeed found, else the clean image, (B, C, H, W); arguments as of the members.
+
+        Before a random judge that of any member which most draws misjudge.
+        """
         streams = Streams(0, range(len(images))).to(images.device) if streams is None else streams
+        asked = as_judge(model if judge is None else judge)
+        if isinstance(asked, RandomJudge):
+            return self._best(asked, model, images, labels, streams, context)
+        found = images.clone()
         for member in self.members:
             left = (found == images).flatten(1).all(dim=1).nonzero().squeeze(1)
             if not len(left):
@@ -75,3 +84,23 @@ class InTurn:
             part = streams[left].fold(member.name)
             found[left] = member(model, images[left], labels[left], part, own, judge=judge)
         return found
+
+    def _best(
+        self,
+        judge: RandomJudge,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        streams: Streams,
+        context: Context | None,
+    ) -> Tensor:
+        contest, left = Contest(judge, images, streams), torch.arange(len(images), device=images.device)
+        for member in self.members:
+            if not len(left):
+                break
+            own = {name: value[left] for name, value in (context or {}).items()}
+            part = streams[left].fold(member.name)
+            found = member(model, images[left], labels[left], part, own, judge=judge)
+            sure = contest.enter_asked(found, labels[left], left)
+            left = left[torch.ones_like(left, dtype=torch.bool).index_fill(0, sure, False)]
+        return contest.winners(labels)

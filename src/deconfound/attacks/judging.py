@@ -8,17 +8,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from deconfound.attacks.contest import LOOK, Contest, wide
 from deconfound.attacks.expectation import bound
 from deconfound.attacks.points import Points
 from deconfound.core.guards import evaluating, frozen
-from deconfound.core.protocols import Classifier, Judge, StochasticClassifier
+from deconfound.core.protocols import Classifier, Judge, RandomJudge, StochasticClassifier
 from deconfound.core.streams import Streams
-from deconfound.functional.predictions import predicted
+from deconfound.functional.losses import margin
+from deconfound.functional.predictions import misses, predicted
 
 
 def errs(logits: Tensor, labels: Tensor) -> Tensor:
@@ -38,11 +40,29 @@ class ArgmaxJudge:
             return errs(self.classifier(images), labels)
 
 
+class DrawnJudge:
+    """Judges a stochastic classifier by most of nine draws."""
+
+    def __init__(self, classifier: StochasticClassifier) -> None:
+        self.classifier = classifier
+
+    def __call__(self, images: Tensor, labels: Tensor, streams: Streams) -> Tensor:
+        """Which images most draws get wrong."""
+        return self.misses(images, labels, streams, LOOK) > 0.5
+
+    def misses(self, images: Tensor, labels: Tensor, streams: Streams, draws: int) -> Tensor:
+        """Share of the draws that err, (B,) float64."""
+        with torch.no_grad():
+            return misses(self.classifier.draw(images, streams.fold("judge"), draws), labels)
+
+
 def as_judge(model_or_judge: Judge | Classifier) -> Judge:
-    """A judge as it is; a classifier as the judge of its largest logit.
+    """A judge as it is; a classifier as the judge of its largest logit, a stochastic one of its draws.
 
     A module is a classifier; any other callable is a judge if it can be called with (images, labels, streams).
     """
+    if isinstance(model_or_judge, StochasticClassifier):
+        return DrawnJudge(model_or_judge)
     if isinstance(model_or_judge, nn.Module):
         return ArgmaxJudge(model_or_judge)
     try:
@@ -149,16 +169,28 @@ class Examiner:
     precision or network, so it is asked about the clean images, then only about points that the surrogate says have
     fallen, and at the end of a climb about all that are left.
 
-    A random judge always draws from ``streams``, those of the attack's call: rows of one example that climb with
-    streams of their own (one for each target) would else have as many chances to be called wrong by luck.
+    A random judge always draws from the streams of the attack's call, whatever the rows of an example climb with, and
+    no draw settles anything: see ``Contest``.
+
+    Args:
+        model: the surrogate.
+        judge: None for the surrogate.
+        points: all of the attack's call.
     """
 
-    def __init__(self, model: Classifier, judge: Judge | Classifier | None, streams: Streams | None = None) -> None:
-        asked = None if judge is None or judge is model else as_judge(judge)
-        same = asked is None or (isinstance(asked, ArgmaxJudge) and asked.classifier is model)
+    def __init__(self, model: Classifier, judge: Judge | Classifier | None, points: Points) -> None:
+        asked = as_judge(model if judge is None else judge)
+        same = isinstance(asked, ArgmaxJudge) and asked.classifier is model
         self._judge = None if same else asked
-        self._streams = streams
+        self._points = points
         self._recorder = Recorder(model)
+        drawn = isinstance(self._judge, RandomJudge)
+        self._contest = Contest(cast(RandomJudge, self._judge), points.images, points.streams) if drawn else None
+
+    @property
+    def random(self) -> bool:
+        """Whether the judge draws, so that points do not fall but compete."""
+        return self._contest is not None
 
     @property
     def distinct(self) -> bool:
@@ -168,15 +200,27 @@ class Examiner:
     @contextmanager
     def listening(self) -> Iterator[Classifier]:
         """The surrogate to climb inside; a classifier that judges is in eval mode and frozen meanwhile."""
-        panel = self._judge.classifier if isinstance(self._judge, ArgmaxJudge) else self._judge
+        panel = getattr(self._judge, "classifier", self._judge)
         with frozen(panel), evaluating(panel), self._recorder.listening() as model:
             yield model
 
     def fallen(self, candidates: Tensor, points: Points, ask_all: bool = False) -> Tensor:
         """Positions of the candidates (B, C, H, W) that are adversarial, int64, shape (fallen,)."""
+        if self._contest is not None:
+            if ask_all:
+                return self._contest.enter_asked(candidates, points.labels, points.place)
+            margins = margin(self.heard(candidates, points), points.labels)
+            return self._contest.enter(candidates, points.labels, points.place, margins)
         if self._judge is not None and ask_all:
             return self._asked(candidates, points).nonzero().squeeze(1)
         return self.confirmed(candidates, points, errs(self.heard(candidates, points), points.labels))
+
+    def settled(self, images: Tensor, gone: Tensor) -> Tensor:
+        """What the attack hands back: the images, before a random judge the winners where none was found for sure."""
+        if self._contest is None:
+            return images
+        found = gone | (images != self._points.images).flatten(1).any(dim=1)
+        return torch.where(wide(found, images), images, self._contest.winners(self._points.labels))
 
     def heard(self, candidates: Tensor, points: Points) -> Tensor:
         """The surrogate's logits (B, K): those of its last call if that was on this very tensor, else a forward."""
@@ -185,12 +229,14 @@ class Examiner:
     def confirmed(self, candidates: Tensor, points: Points, suspects: Tensor) -> Tensor:
         """Positions of the suspects (B,) bool that the judge finds adversarial too; it sees no others."""
         rows = suspects.nonzero().squeeze(1)
+        if self._contest is not None:
+            return self._contest.sure(candidates, points.labels, points.place, rows)
         if self._judge is None or not len(rows):
             return rows
         return rows[self._asked(candidates[rows], points.take(rows))]
 
     def _asked(self, candidates: Tensor, points: Points) -> Tensor:
         assert self._judge is not None
-        streams = points.streams if self._streams is None else self._streams[points.place]
+        streams = self._points.streams[points.place]
         with torch.no_grad():
             return self._judge(candidates.detach(), points.labels, streams)

@@ -68,10 +68,9 @@ def ciiv_paper(setting: Setting) -> Suite:
     threat = _linf(setting, "ciiv-paper")
     eps = threat.eps
     l2 = ThreatModel("l2", 16 * eps, threat.box)
-    range_ = threat.box[1] - threat.box[0]  # a ball of this radius holds the whole box
-    wide = threat.with_eps(min(2 * eps, range_))
+    wide = threat.widened(2)
     attacks: list[Attack] = [FGSM(threat), FGSMRS(threat)]
-    attacks += [FGSM(threat.with_eps(min(factor * eps, range_)), name=f"fgsm-{factor}eps") for factor in range(2, 13)]
+    attacks += [FGSM(threat.widened(factor), name=f"fgsm-{factor}eps") for factor in range(2, 13)]
     attacks += [PGD(threat, steps=steps, relative_step=steps / 4) for steps in (10, 20, 40, 60, 80, 100)]
     attacks += [Noise(wide, kind="gaussian", tries=tries, sigma=0.1) for tries in (1, 100)]
     attacks += [Noise(wide, kind="uniform", tries=1)]

@@ -60,6 +60,18 @@ class Points:
         return Points(self.images[index], self.labels[index], streams, context, self.place[index])
 
 
+def first_of_each(values: Tensor) -> Tensor:
+    """Positions of the first occurrence of each value (n,), int64.
+
+    >>> first_of_each(torch.tensor([5, 3, 5, 3, 9])).tolist()
+    [1, 0, 4]
+    """
+    ordered, order = values.sort(stable=True)
+    begins = torch.ones_like(ordered, dtype=torch.bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    return order[begins]
+
+
 def _check_target(target: Tensor | None, labels: Tensor) -> None:
     if target is None:
         return

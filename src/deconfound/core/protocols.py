@@ -150,11 +150,21 @@ class PredictingJudge(Protocol):
     def settings(self) -> dict[str, Any]: ...
 
 
+@runtime_checkable
+class RandomJudge(Protocol):
+    """A judge that draws: one answer is no proof, so it also says which share of so many draws errs, (B,) float64."""
+
+    def __call__(self, images: Tensor, labels: Tensor, streams: Streams, /) -> Tensor: ...
+
+    def misses(self, images: Tensor, labels: Tensor, streams: Streams, draws: int, /) -> Tensor: ...
+
+
 class Attack(Protocol):
     """A frozen configuration that is called on a surrogate.
 
     Returns images (B, C, H, W) inside ``threat``. With ``keep="first_adversarial"`` the clean image is returned where
-    the judge already errs and a found example is never lost; with ``keep="last"`` every point takes every step.
+    the judge already errs and a found example is never lost; with ``keep="last"`` every point takes every step. Before
+    a random judge no draw settles anything: every point is attacked, and the image that most draws misjudge returned.
     The judge defaults to the argmax of ``model``, the streams to ``Streams(0, range(B))``. ``settings`` is plain data
     for records; ``at`` is the same attack under another threat model.
     """

@@ -99,6 +99,11 @@ class ThreatModel:
         """The same norm and box at another radius."""
         return ThreatModel(self.norm, eps, self.box)
 
+    def widened(self, factor: float) -> ThreatModel:
+        """The same at a multiple of the radius, in L-infinity of the box at most."""
+        width = self.box[1] - self.box[0] if self.norm == "linf" else math.inf
+        return self.with_eps(min(factor * self.eps, width))
+
     def project(self, candidates: Tensor, images: Tensor) -> Tensor:
         """The nearest allowed image in Euclidean distance, exactly, for images inside the box."""
         if self.norm == "linf":  # elementwise, so the memory layout stays

@@ -65,6 +65,14 @@ class Findings:
         """Places of the examples that nothing has broken, ascending, int64."""
         return torch.tensor([place for place, by in enumerate(self._broken_by) if by is None], dtype=torch.int64)
 
+    def attackable(self, *, clean: bool = False) -> Tensor:
+        """Places that at least one seed of the judge still has right (``clean``: had right at first), ascending, int64.
+
+        One seed: those that stand. Of several, the majority may have missed what the others see.
+        """
+        wrong = self._wrong_clean if clean else self._wrong
+        return (~wrong.all(dim=0)).nonzero().squeeze(1)
+
     def correct(self, places: Tensor) -> Tensor:
         """Which examples are right on the clean image, bool."""
         return torch.tensor([self._broken_by[place] != "clean" for place in places.tolist()], dtype=torch.bool)

@@ -15,7 +15,7 @@ from torch import Tensor
 from deconfound.core.protocols import StochasticClassifier
 from deconfound.core.streams import Streams
 from deconfound.errors import require
-from deconfound.functional.predictions import NO_PREDICTION, predicted
+from deconfound.functional.predictions import NO_PREDICTION, misses, predicted
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class Majority:
     def __call__(self, images: Tensor, labels: Tensor, streams: Streams) -> Tensor:
         """Which images (B, C, H, W) the majority gets wrong."""
         return self.predictions(images, streams) != labels
+
+    def misses(self, images: Tensor, labels: Tensor, streams: Streams, draws: int) -> Tensor:
+        """Share of so many draws that err, (B,) float64."""
+        with torch.no_grad():
+            return misses(self.model.draw(images, streams.fold("misses"), draws), labels)
 
     def predictions(self, images: Tensor, streams: Streams) -> Tensor:
         """The majority's class, -1 where it abstains or every draw is NaN."""

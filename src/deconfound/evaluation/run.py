@@ -108,22 +108,21 @@ class Run:
         return logits
 
     def attack(self, number: int | str, attack: Attack, among: Tensor | None = None) -> AttackResult:
-        """One attack on everything that still stands, or on what stands ``among`` some places."""
-        standing, cost = self.findings.standing(), Cost()
+        """One attack on everything that any seed of the judge still has right, or on that ``among`` some places."""
+        chosen, cost = self.findings.attackable(), Cost()
         if among is not None:
-            standing = standing[torch.isin(standing, among)]
+            chosen = chosen[torch.isin(chosen, among)]
         work = partial(self._attack_batch, attack)
-        for places, found in self._in_batches(attack.name, f"attack/{number}", work, standing):
+        for places, found in self._in_batches(attack.name, f"attack/{number}", work, chosen):
             self.findings.seed_errors(places.tolist(), found["by_seed"])
-            for place, prediction, distance in found["broken"]:
-                self.findings.broke(attack.name, place, prediction, distance)
+            self._note(attack, found["broken"])
             room = max(0, self.gallery - len(self.pictures))
             self.pictures += [Picture.model_validate(entry) for entry in found["pictures"][:room]]
             cost = cost.plus(Cost(*found["attack_cost"]))
         return AttackResult(
             name=attack.name,
             settings=attack.settings(),
-            attacked=len(standing),
+            attacked=len(chosen),
             survivors=len(self.findings.standing()),
             seconds=cost.seconds,
             forwards=cost.forwards,
@@ -169,11 +168,11 @@ class Run:
         """Every attack by itself on everything that is right when clean, and what is left after all of them."""
         if not groups:
             return ()
-        everything = torch.arange(len(self.findings))
-        right = self.findings.correct(everything)
+        right = self.findings.correct(torch.arange(len(self.findings)))
+        places = self.findings.attackable(clean=True)
         left, results = right.clone(), []
         for number, (group, attack) in enumerate(groups):
-            standing = right & ~self._column(number, attack, everything[right])
+            standing = right & ~self._column(number, attack, places)
             left &= standing
             results.append(column(attack.name, group, attack, standing))
         return (*results, column("all of them", "union", None, left))
