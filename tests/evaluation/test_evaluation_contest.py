@@ -7,7 +7,7 @@ import torch
 from scipy.stats import binom, binomtest, norm
 from torch import nn
 
-from deconfound.attacks import APGD, PGD, SPSA, Square
+from deconfound.attacks import APGD, PGD
 from deconfound.attacks.in_turn import InTurn
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
