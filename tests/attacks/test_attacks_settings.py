@@ -200,6 +200,17 @@ def test_unseen_asks_for_the_radii_and_covers_norms_and_corruptions():
     assert set(groups["beyond"]) == {"linf 1"}
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_unseen_norms_are_attacked_as_they_are_where_they_are_seen(norm):
+    radii = {"linf": 0.4, "l2": 0.5, "l1": 12.0}
+    seen = Setting(threat=ThreatModel(norm, radii[norm]), radii=radii)
+    members = {attack.threat.norm: attack.members for group, attack in suite("unseen", seen).columns if group == "norm"}
+    for other, found in members.items():
+        usual = suite("standard", ThreatModel(other, radii[other])).attacks[:2]
+        assert [one.settings() for one in found] == [one.settings() for one in usual]
+    assert len(members) == 2
+
+
 @pytest.mark.parametrize("name", ["cafe-paper", "causaladv-paper", "ciiv-paper"])
 def test_papers_columns_are_linf_and_have_different_names(name):
     made = suite(name, THREAT)

@@ -14,6 +14,7 @@ from deconfound.errors import InputError
 from deconfound.recipes.evaluating import Judging
 from deconfound.recipes.targets import Target, chosen, evaluate_target
 from deconfound.records import EvaluationRecord
+from deconfound.store.weights import read_weights, write_weights
 from toys import tiny_net
 
 THREAT = ThreatModel("linf", 0.1)
@@ -184,6 +185,16 @@ class TestJournal:
         _, path = evaluate_target(target, other, overwrite=True)
         assert path.exists()
         assert not journal.exists()
+
+    def test_another_source_of_the_same_name_is_refused(self, run, trained, tmp_path):
+        for place in ("a", "b"):
+            shutil.copytree(trained.path, tmp_path / place / "other")
+        file = tmp_path / "b" / "other" / "model.safetensors"
+        tensors, about = read_weights(file)
+        write_weights(file, {name: value + 1e-3 for name, value in tensors.items()}, about)
+        self.cut(run, transfer_from=(str(tmp_path / "a" / "other"),))
+        with pytest.raises(InputError, match=r"^journal: sources: got .*other, weights"):
+            evaluate_target(Target(target=str(run), n=40, transfer_from=(str(tmp_path / "b" / "other"),)), self.small)
 
     def test_bad_input_found_while_judging_leaves_no_journal(self, run, monkeypatch):
         """Only what was asked is in it; finished pieces would stay."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from deconfound.attacks.apgd import APGD
 from deconfound.attacks.corruptions import KINDS, Corruption
 from deconfound.attacks.in_turn import InTurn
@@ -26,19 +28,20 @@ def unseen(setting: Setting) -> Suite:
     beyond += [RotationTranslation(threat), Patch(threat)]
     return Suite(
         name="unseen",
-        attacks=_members(setting, threat),
+        attacks=_members(setting),
         columns=(*norms, *(Columns("beyond", attack) for attack in beyond)),
         notes=("robust accuracy is that under the seen threat model; the table shows the unseen ones",),
     )
 
 
-def _members(setting: Setting, threat: ThreatModel) -> tuple[Attack, ...]:
+def _members(setting: Setting) -> tuple[Attack, ...]:
     if setting.stochastic:
         spent = setting.budget
-        first = APGD(threat, steps=spent.steps, draws=spent.draws)
-        return first, untargeted_dlr(setting, steps=spent.steps, draws=spent.draws).at(threat)
-    return cross_entropy_apgd(setting).at(threat), targeted_apgd(setting).at(threat)
+        first = APGD(setting.threat, steps=spent.steps, draws=spent.draws)
+        return first, untargeted_dlr(setting, steps=spent.steps, draws=spent.draws)
+    return cross_entropy_apgd(setting), targeted_apgd(setting)
 
 
 def _strong(setting: Setting, threat: ThreatModel) -> Attack:
-    return InTurn(_members(setting, threat), f"apgd-{threat.norm}")
+    """Restarts, targets and schedule are those of the norm itself."""
+    return InTurn(_members(replace(setting, threat=threat)), f"apgd-{threat.norm}")

@@ -235,6 +235,7 @@ def _call(
     call = {
         "model": provenance.model_digest,
         "data": provenance.data_digest,
+        "sources": provenance.sources,
         "index": index_digest(examples.index),
         "threat": [threat.norm, threat.eps, threat.box],
         "attacks": [_described(attack) for attack in attacks],

@@ -14,7 +14,9 @@ class Provenance(Origin):
     Attributes:
         budget: demo, normal or full.
         surrogate: what the attacks climbed.
+        sources: of transferred images, each with what tells its weights from others.
     """
 
     budget: str = "normal"
     surrogate: str = "the model itself"
+    sources: tuple[str, ...] = ()

@@ -28,11 +28,13 @@ from deconfound.core.threat import ThreatModel
 from deconfound.core.types import DeclaredAttack
 from deconfound.data.families import family_of
 from deconfound.errors import require, unknown_name
-from deconfound.evaluation import Majority, Probes, Provenance
+from deconfound.evaluation import Probes, Provenance
 from deconfound.evaluation import evaluate as judge_model
 from deconfound.models.fast import ITSELF, Precision
 from deconfound.recipes import declaring, machine
 from deconfound.recipes.asking import check_asked, check_settings
+from deconfound.recipes.judges import tagged, usual_judge
+from deconfound.recipes.loading import digest_of
 from deconfound.recipes.preparing import Prepared, classes_of, prepare
 from deconfound.recipes.resolve import family_radii
 from deconfound.records import EvaluationRecord
@@ -106,7 +108,7 @@ class Subject:
         images, labels, index: as for ``evaluation.evaluate``.
         threat: the threat model.
         provenance: what the record says about model and data.
-        judge: None for the largest logit, and for the majority of nine draws where the model is stochastic.
+        judge: None for the largest logit, and for the majority of draws where the model is stochastic.
         declared: attacks that the training objective declares; the model's own are found by themselves.
         sources: other classifiers by name, for the transfer check and columns.
         radii: of the norms, for the suite ``unseen``.
@@ -165,6 +167,7 @@ def run(
         provenance=replace(
             subject.provenance,
             surrogate=ready.rung,
+            sources=tagged(subject.sources),
             notes=(*subject.provenance.notes, *ready.notes, *plan.notes),
         ),
         journal=journal,
@@ -217,9 +220,8 @@ def _radii(subject: Subject) -> dict[str, float]:
 
 
 def _judge(subject: Subject, ready: Prepared) -> Judge | None:
-    if subject.judge is None and isinstance(subject.model, StochasticClassifier):
-        return Majority(subject.model)
-    return subject.judge
+    random = subject.judge is None and isinstance(subject.model, StochasticClassifier)
+    return usual_judge(subject.model) if random else subject.judge  # type: ignore[arg-type]
 
 
 def _within_budget(subject: Subject, judging: Judging) -> Subject:
@@ -303,7 +305,7 @@ def evaluate(
     device = next((tensor.device for tensor in state.values()), torch.device("cpu"))
     provenance = Provenance(
         model=name or type(model).__name__,
-        model_digest=digest_tensors(state),
+        model_digest=digest_of(model),
         defence=defence,
         data=data or (images.name if not isinstance(images, Tensor) else "tensors"),
         data_digest=_digest(images, labels),

@@ -124,5 +124,10 @@ def load_foreign(
     model = models.build(name, classes=classes, channels=shape[0], size=shape[1:], **options)
     if weights is not None:
         models.fit_state(model, read_weights(weights)[0], str(weights))
-    digest = digest_tensors(dict(model.state_dict()))
-    return Loaded(model=model.eval(), name=name, digest=digest)
+    return Loaded(model=model.eval(), name=name, digest=digest_of(model))
+
+
+def digest_of(model: nn.Module) -> str:
+    """Weights and buffers, also those that are not saved with them, such as a normalisation."""
+    state = dict(model.state_dict())
+    return digest_tensors(state | {f"unsaved {name}": b for name, b in model.named_buffers() if name not in state})

@@ -11,8 +11,8 @@ from deconfound.analysis import Predictor, measure_reliance, sweep
 from deconfound.core.protocols import StochasticClassifier
 from deconfound.data.naming import probability
 from deconfound.errors import require
-from deconfound.evaluation.majority import Majority
 from deconfound.functional.predictions import predicted
+from deconfound.recipes.judges import usual_judge
 from deconfound.recipes.loading import Loaded
 from deconfound.recipes.schema import Recipe
 from deconfound.records import RelianceRecord
@@ -46,7 +46,7 @@ def reliance_analysis(look: Look, loaded: Loaded, recipe: Recipe) -> Callable[[S
 def predictor_of(model: nn.Module) -> Predictor:
     """How a network is asked: a random one for the majority of its draws, as where it is judged."""
     if isinstance(model, StochasticClassifier):
-        majority = Majority(model)
+        majority = usual_judge(model)
         return Predictor(predict=majority.predictions, modules=(model,), random=True, settings=majority.settings())
     return Predictor(predict=lambda images, streams: predicted(model(images)), modules=(model,))
 

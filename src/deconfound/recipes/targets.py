@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ def evaluate_target(
     images = load_data(name, size=size, parts=("test",))
     test = images.test
     assert test is not None  # load refuses data without the part that is asked for
+    options: dict[str, Any] = {}
     if loaded is None:
         rule = "means of pixels in [0, 1]; of levels from 0 to 255, divide by 255"
         require(all(0 <= mean <= 1 for mean in target.mean or ()), "mean", target.mean, rule)
@@ -114,7 +116,7 @@ def evaluate_target(
         index=index,
         threat=threat,
         provenance=Provenance(
-            **origin_facts(loaded, test, device), budget=judging.budget, notes=_notes(loaded, judging)
+            **origin_facts(loaded, test, device), budget=judging.budget, notes=_notes(loaded, judging, options)
         ),
         declared=of_run(target.target, loaded) if judging.suite == "adaptive" else (),
         sources=_sources(target, device),
@@ -264,10 +266,12 @@ def _default_path(target: Target, judging: Judging, threat: ThreatModel) -> Path
     return Path(target.target) / name
 
 
-def _notes(loaded: Loaded, judging: Judging) -> tuple[str, ...]:
+def _notes(loaded: Loaded, judging: Judging, options: Mapping[str, Any]) -> tuple[str, ...]:
+    said = ", ".join(f"{name} {value}" for name, value in options.items())
+    notes = (f"normalised inside the network: {said}",) if said else ()
     if judging.suite != "adaptive" or loaded.recipe is not None:
-        return ()
-    return ("bare weights: attacks that a training objective declares need its run and were left out",)
+        return notes
+    return (*notes, "bare weights: attacks that a training objective declares need its run and were left out")
 
 
 def origin_facts(loaded: Loaded, test: ImageSource, device: torch.device) -> dict[str, Any]:

@@ -200,6 +200,7 @@ class EvaluationRecord(VersionedRecord):
     cpu_seconds: float
     precision: str = "32-true"
     surrogate: str = "the model itself"
+    sources: tuple[str, ...] = ()
     machine: Machine
     training: dict[str, Any] = {}
     notes: tuple[str, ...] = ()

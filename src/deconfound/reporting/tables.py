@@ -134,6 +134,7 @@ def _setting_rows(record: EvaluationRecord) -> list[tuple[str, str]]:
         ("suite", suite_text(record)),
         ("n, seed", f"n {record.n}, seed {record.seed}"),
         ("climbed", clean(record.surrogate)),
+        *(("transfer from", clean(source)) for source in record.sources),
         ("settings", f"precision {clean(record.precision)}, budget {clean(record.budget)}"),
     ]
 
