@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from deconfound.attacks import PGD
+from deconfound.attacks import FGSMRS, PGD
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Progress
@@ -95,7 +96,7 @@ NETWORKS = {
 }
 
 
-def game(form="maps", seed=0, **settings):
+def game(form="maps", seed=0, attack=ATTACK, **settings):
     """A game on a network with BatchNorm; g and h start apart."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -103,7 +104,7 @@ def game(form="maps", seed=0, **settings):
         network = build(name, classes=4, channels=1, size=8, **options)
     shape = probed_shape(CausalFeatureMap(network, nn.Identity()), torch.zeros(1, 1, 8, 8))
     g = None if settings.get("test") == "none" else causal_net(shape, role="g", seed=seed)
-    return AMRGMM(CausalFeatureMap(network, causal_net(shape, seed=seed)), g, ATTACK, **settings)
+    return AMRGMM(CausalFeatureMap(network, causal_net(shape, seed=seed)), g, attack, **settings)
 
 
 def batch_of(count=16):
@@ -204,8 +205,16 @@ def test_running_statistics_of_h_are_of_the_sources_asked_for(norm):
     torch.testing.assert_close(h.encoder[0][1].running_mean, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_frozen_network_never_changes_in_the_loop_and_h_learns():
-    objective, source = game(), ToySource(64)
+@pytest.mark.parametrize("mode", ["train", "keep"])
+@pytest.mark.parametrize("attack", [ATTACK, FGSMRS(ATTACK.threat, keep="last")])
+def test_an_attack_that_would_move_the_frozen_network_is_refused(attack, mode):
+    with pytest.raises(InputError, match=f"^attack_mode: got '{mode}'; expected eval, because the network is frozen"):
+        game(attack=replace(attack, mode=mode))
+
+
+@pytest.mark.parametrize("attack", [ATTACK, FGSMRS(ATTACK.threat, keep="last")])
+def test_the_frozen_network_never_changes_in_the_loop_and_h_learns(attack):
+    objective, source = game(attack=attack), ToySource(64)
     network = objective.players()["model"]
     before = digest(network)
     adamw = OptimizerSettings(name="adamw", amsgrad=True, weight_decay=1e-5)

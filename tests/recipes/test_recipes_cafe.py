@@ -181,6 +181,8 @@ class TestBadInput:
             ("cafe/adv", "objective.gamma=x", r"objective\.gamma: got 'x'; expected a finite number"),
             ("cafe/adv", "objective.weight=-1", r"objective\.weight: got -1"),
             ("amr-gmm", "objective.penalty=-1", r"objective\.penalty: got -1; expected at least 0"),
+            ("amr-gmm", "attack_mode=train", "^attack_mode: got 'train'; expected eval, because the network is"),
+            ("cafe/adv", "stages.amr.attack_mode=train", r"attack_mode: got 'train'; expected eval"),
             ("amr-gmm", "awp.gamma=0.1", "awp: got .* expected none with amr-gmm"),
             ("fair/adv", "stages.amr=x", "stages: got 'amr'; expected one of base"),
         ],

@@ -116,5 +116,10 @@ class TestBook:
         deeper = built("cafe/adv", "stages.amr.objective.layer=linear1")
         assert deeper.causal.layer == "linear1"
 
+    def test_the_mode_of_the_hosts_attack_is_its_own(self):
+        found = recipe("cafe/adv", "attack_mode=train")
+        assert [plan.recipe.attack_mode for plan in planned(found, None)] == ["eval", "eval"]
+        assert built("cafe/adv", "attack_mode=train").host.attack.mode == "train"
+
     def test_runs_have_names_without_slash(self):
         assert str(default_run("cafe/trades", "a/b")) == "runs/cafe-trades-b"
