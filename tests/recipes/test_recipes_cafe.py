@@ -183,6 +183,8 @@ class TestBadInput:
             ("amr-gmm", "objective.penalty=-1", r"objective\.penalty: got -1; expected at least 0"),
             ("amr-gmm", "attack_mode=train", "^attack_mode: got 'train'; expected eval, because the network is"),
             ("cafe/adv", "stages.amr.attack_mode=train", r"attack_mode: got 'train'; expected eval"),
+            ("amr-gmm", "eps_warmup=0.4", "^eps_warmup: got 0.4; expected 0, because the network is trained already"),
+            ("cafe/adv", "stages.amr.eps_warmup=0.4", "eps_warmup: got 0.4; expected 0"),
             ("amr-gmm", "awp.gamma=0.1", "awp: got .* expected none with amr-gmm"),
             ("fair/adv", "stages.amr=x", "stages: got 'amr'; expected one of base"),
         ],

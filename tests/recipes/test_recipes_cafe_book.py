@@ -41,6 +41,8 @@ class TestBook:
             found = recipe(name, family=family)
             plans = planned(found, None)
             assert all(plan.recipe.eps == found.eps and plan.recipe.model == found.model for plan in plans)
+            games = [one for one in (found, *(plan.recipe for plan in plans)) if one.objective.name == "amr-gmm"]
+            assert all(game.eps_warmup == 0 for game in games)  # though mnist's family has another
             assert is_stochastic(found.objective) == ("ciiv" in name)
             assert found.selection.keep == "last" or not ("ciiv" in name or "authors" in name or name == "amr-gmm")
 
