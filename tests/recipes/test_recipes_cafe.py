@@ -264,6 +264,15 @@ class TestEffects:
         assert [one.network for one in game.distances] == ["base"]
         assert game.kinds == record.kinds  # both are of the frozen network
 
+    @pytest.mark.parametrize("norm", ["l2", "l1"])
+    def test_the_inversions_radius_is_in_linf_whatever_the_runs_norm(self, norm, tmp_path):
+        changes = CAFE | {"norm": norm, "objective.gamma": 0.02}
+        run = trained("cafe/adv", changes, out=tmp_path / "r").path
+        for place, gamma in ((run, 0.02), (run / "stages" / "amr", 0.05)):
+            record, _ = look_into(self.look(place, n=4))
+            assert (record.threat.norm, record.inversion["norm"]) == (norm, "linf")
+            assert record.inversion["eps"] == pytest.approx(gamma)
+
     def test_without_its_stage_it_is_looked_for_where_the_record_says(self, whole, tmp_path):
         amr = shutil.copytree(whole / "stages" / "amr", tmp_path / "amr")
         stages = {"base": whole / "stages" / "base", "amr": amr}

@@ -235,7 +235,12 @@ def resolve(spec: Mapping[str, Any], *, data: str, family: str, changes: Mapping
     if plain.get("eps") is None:
         plain["eps"] = family_radius(family, plain.get("norm", "linf"))
     found = validated(plain)
-    return with_gamma(found, found.eps if found.norm == "linf" else family_radius(family, "linf"))
+    return with_gamma(found, radius_linf(found))
+
+
+def radius_linf(recipe: Recipe) -> float:
+    """The recipe's radius in L-infinity, in [0, 1] pixels: its own, or its family's where its norm is another."""
+    return recipe.eps if recipe.norm == "linf" else family_radius(recipe.family, "linf")
 
 
 def _for_network(part: Mapping[str, Any], model: str) -> Plain:
