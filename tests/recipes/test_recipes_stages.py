@@ -149,6 +149,17 @@ class TestPipeline:
         (plan,) = planned(own, None)
         assert (plan.recipe.recipe, plan.recipe.model) == ("mixup", "small")
 
+    def test_without_validation_images_stages_keep_their_last_weights_too(self):
+        last, best = "selection.keep=last", "stages.base.selection.size=31"
+        found = recipe("cafe-authors/adv", "selection.size=0", last)
+        assert [plan.recipe.selection for plan in planned(found, None)] == [found.selection] * 2
+        own = planned(recipe("cafe-authors/adv", "selection.size=0", last, best), None)
+        assert [(plan.recipe.selection.size, plan.recipe.selection.keep) for plan in own] == [(31, "best"), (0, "last")]
+        usual = planned(recipe("cafe-authors/adv", last), None)
+        assert [plan.recipe.selection.keep for plan in usual] == ["best", "last"]
+        with pytest.raises(InputError, match=r"stages\.base: selection: .*for size 0 set selection\.keep=last"):
+            planned(recipe("cafe-authors/adv", "selection.size=0", last, "stages.base.selection.keep=best"), None)
+
 
 class TestGiven:
     def test_a_finished_run_in_place_of_the_stage(self, whole, tmp_path):
