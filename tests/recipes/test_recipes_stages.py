@@ -149,6 +149,14 @@ class TestPipeline:
         (plan,) = planned(own, None)
         assert (plan.recipe.recipe, plan.recipe.model) == ("mixup", "small")
 
+    def test_a_stages_images_are_augmented_as_those_of_its_run(self):
+        found = recipe("cafe/adv", "augmentation.flip=false", "augmentation.crop=3", family="cifar")
+        assert [plan.recipe.augmentation for plan in planned(found, None)] == [found.augmentation] * 2
+        own = recipe("cafe/adv", "stages.base.augmentation.flip=false", family="cifar")
+        base, game = (plan.recipe.augmentation for plan in planned(own, None))
+        assert game == own.augmentation == base.model_copy(update={"flip": True})
+        assert not base.flip
+
     def test_without_validation_images_stages_keep_their_last_weights_too(self):
         last, best = "selection.keep=last", "stages.base.selection.size=31"
         found = recipe("cafe-authors/adv", "selection.size=0", last)

@@ -27,6 +27,7 @@ INHERITED = (
     "sampler",
     "image_size",
     "channels_last",
+    "augmentation",
     "norm",
     "eps",
     "seed",
