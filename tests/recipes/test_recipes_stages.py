@@ -332,6 +332,28 @@ class TestSettings:
         assert self.built("mart", family="cifar").weight == 5
         assert self.built("trades+awp", family="mnist").objective.beta == 1
 
+    @pytest.mark.parametrize(
+        ("name", "words", "gamma"),
+        [
+            ("pgd-at", "", 0.01),
+            ("trades", "", 0.005),
+            ("causaladv-m", "", 0.005),
+            ("help", "", 0.005),
+            ("help", "objective.host=pgd-at", 0.01),
+            ("fair/adv", "", 0.01),
+            ("fair/trades", "", 0.005),
+            ("cafe/adv", "", 0.01),
+            ("cafe/help", "awp.gamma=null objective.host.host=pgd-at", 0.01),
+            ("pgd-at", "awp.gamma=0.002", 0.002),
+            ("pgd-at", "awp.gamma=0", 0.0),
+        ],
+    )
+    def test_the_weight_perturbation_is_as_long_as_the_paper_has_it_for_the_host(self, name, words, gamma):
+        found = recipe(name, "awp.warmup=0.5", *words.split())
+        assert found.awp.gamma == gamma
+        assert f"gamma: {gamma}\n" in found.to_yaml().partition("awp:")[2]
+        assert recipe(name).awp is None or name == "cafe/help"
+
     def test_smoothing_is_a_network_under_noise(self):
         found = recipe("smoothing", "objective.sigma=0.7")
         model = build_model(found, 4, (1, 16, 16))

@@ -16,6 +16,7 @@ from deconfound.core.threat import parse_norm, parse_radius
 from deconfound.data.families import plain_name
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes.cafe import with_gamma
+from deconfound.recipes.hosts import with_perturbation
 from deconfound.recipes.plain_files import read_yaml
 from deconfound.recipes.registry import entry_of, objective_settings, stages_of
 from deconfound.recipes.schema import Recipe, validated
@@ -235,7 +236,7 @@ def resolve(spec: Mapping[str, Any], *, data: str, family: str, changes: Mapping
     if plain.get("eps") is None:
         plain["eps"] = family_radius(family, plain.get("norm", "linf"))
     found = validated(plain)
-    return with_gamma(found, radius_linf(found))
+    return with_perturbation(with_gamma(found, radius_linf(found)))
 
 
 def radius_linf(recipe: Recipe) -> float:
