@@ -94,11 +94,26 @@ class TestBook:
         assert {found.schedule.name, base.schedule.name} == {"triangular"}
         assert (game.epochs, game.batch_size, game.lr, game.optimizer.weight_decay) == (10, 128, 1e-4, 1e-5)
         assert (game.optimizer.name, game.optimizer.amsgrad, game.schedule.name) == ("adamw", True, "constant")
-        tiny = recipe("amr-gmm", family="tiny").optimizer
-        assert (tiny.betas, tiny.weight_decay, tiny.amsgrad) == ((0.5, 0.999), 1e-4, False)
         fair = recipe("fair/adv", family="cifar")
         same = ("epochs", "batch_size", "lr", "optimizer", "schedule", "eps", "steps", "step_size", "selection")
         assert all(getattr(fair, key) == getattr(found, key) for key in same)
+
+    @pytest.mark.parametrize(
+        ("family", "data", "large"),
+        [
+            ("tiny", "zh-plus/tiny-imagenet", True),
+            ("generic", "path/to/ImageNet", True),
+            ("generic", "ILSVRC/imagenet-1k:train=1000+patch:rho=0.9", True),
+            ("cifar", "uoft-cs/cifar10", False),
+            ("generic", "path/to/photos", False),
+        ],
+    )
+    def test_the_games_optimiser_on_imagenet_and_tiny_imagenet_is_the_authors(self, family, data, large):
+        alone = recipe("amr-gmm", family=family, data=data)
+        for game in (alone, planned(recipe("cafe/adv", family=family, data=data), None)[1].recipe):
+            found = game.optimizer
+            expected = ((0.5, 0.999), 1e-4, False) if large else ((0.9, 0.999), 1e-5, True)
+            assert (found.name, found.betas, found.weight_decay, found.amsgrad) == ("adamw", *expected)
 
     def test_the_authors_form(self):
         found = recipe("cafe-authors/trades", family="cifar")
