@@ -84,6 +84,27 @@ def test_both_updates_follow_the_recorded_gradients(shared):
             torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4 * size, msg=name)
 
 
+def test_what_is_played_for_is_as_recorded(shared):
+    recorded = recording(shared, "cafe_amr_gmm")
+    network = Maps(recorded["head_weight"], recorded["head_bias"])
+    h, g = (recorded_net(recorded, role).eval() for role in "hg")
+    natural = recorded["features_natural"]
+    play = Play(natural, recorded["features_adversarial"] - natural, recorded["labels"])
+    objective = AMRGMM(CausalFeatureMap(network, h), g, ATTACK)
+    up, down = objective.ascent(play), objective.descent(play)
+    for name, value in (("moment", "moment"), ("penalty", "regulariser")):
+        assert float(up.parts[name]) == pytest.approx(float(recorded[value]), rel=1e-5)
+    assert float(up.total.detach()) == pytest.approx(float(recorded["regulariser"] - recorded["moment"]), rel=1e-5)
+    assert float(down.total.detach()) == pytest.approx(float(recorded["moment"]), rel=1e-5)
+    for found, kind in ((up.logits, "counterfactual"), (down.logits, "adversarial_causal")):
+        expected = recorded[f"logits_{kind}"]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    for parts in (up.parts, down.parts):
+        for name, kind in (("causal", "causal"), ("counterfactual", "counterfactual")):
+            entropy = float(F.cross_entropy(recorded[f"logits_{kind}"], play.labels))
+            assert float(parts[f"{name}_cross_entropy"]) == pytest.approx(entropy, rel=1e-5)
+
+
 def digest(module):
     parts = (tensor.detach().numpy().tobytes() for _, tensor in sorted(module.state_dict().items()))
     return hashlib.sha256(b"".join(parts)).hexdigest()
@@ -283,15 +304,27 @@ def test_lambda_bounds_the_test_function():
     assert distances[1] < 0.8 * distances[0]
 
 
-def test_saturated_logits_and_lower_precision_stay_finite():
+def gradients(objective, batch):
+    """Player, loss and the gradient of each of the player's parameters, at the weights as they are."""
+    for step in objective.steps(batch, BEGIN, Streams(0, batch.index)):
+        loss = step.loss()
+        yield step.player, loss, torch.autograd.grad(loss.total, list(objective.players()[step.player].parameters()))
+
+
+def test_saturated_logits_and_lower_precision_leave_finite_gradients_that_say_something():
     objective, batch = game(), batch_of()
     with torch.no_grad():
         objective.network.linear.weight.mul_(1e6)
-    for _, loss in take(objective, batch, 0.0):
+    for player, loss, found in gradients(objective, batch):
         assert float(loss.parts["counterfactual_cross_entropy"]) > 1e3
         assert loss.total.isfinite()
+        assert all(gradient.isfinite().all() for gradient in found), player
+        assert max(float(gradient.abs().max()) for gradient in found) > 1  # probabilities of 0 would have none
     with torch.autocast("cpu", torch.bfloat16):
-        assert all(loss.total.isfinite() for _, loss in take(game(), batch, 0.0))
+        for player, loss, found in gradients(game(), batch):
+            assert loss.total.isfinite()
+            assert all(gradient.isfinite().all() for gradient in found), player
+            assert any(gradient.any() for gradient in found)
 
 
 def test_a_moment_of_ones_own():
