@@ -246,6 +246,8 @@ def radius_linf(recipe: Recipe) -> float:
 
 def _for_data(part: Mapping[str, Any], data: str) -> Plain:
     """What a part of the book has for a data set, by the beginning of its own name."""
+    if not isinstance(data, str):  # which the whole recipe says better
+        return {}
     found: Plain = next((own for name, own in part.get("data", {}).items() if plain_name(data).startswith(name)), {})
     return found
 
