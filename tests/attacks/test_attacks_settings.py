@@ -220,6 +220,30 @@ def test_papers_columns_are_linf_and_have_different_names(name):
         suite(name, ThreatModel("l2", 0.5))
 
 
+@pytest.mark.parametrize("eps", [0.03, 4 / 255])
+def test_cafe_papers_columns_are_the_papers(eps):
+    fgsm, pgd, cw, ce, dlr, pair = (
+        attack.settings() for _, attack in suite("cafe-paper", ThreatModel("linf", eps)).columns
+    )
+    for one, loss, start, steps, step in (
+        (fgsm, "cross_entropy", "none", 1, eps),
+        (pgd, "cross_entropy", "uniform", 30, 2.3 * eps / 30),
+        (cw, "margin", "uniform", 100, 3 * eps / 100),
+    ):
+        assert (one["kind"], one["loss"], one["start"], one["steps"], one["restarts"]) == ("pgd", loss, start, steps, 1)
+        assert one["step_size"] == pytest.approx(step)
+    for one, loss, steps, restarts in (
+        (ce, "cross_entropy", 30, 1),
+        (dlr, "dlr", 30, 2),
+        (pair["members"]["apgd-ce-100"], "cross_entropy", 100, 1),
+        (pair["members"]["apgd-dlr-100"], "dlr", 100, 1),
+    ):
+        assert (one["kind"], one["loss"], one["steps"], one["restarts"]) == ("apgd", loss, steps, restarts)
+        assert (one["targets"], one["rho"]) == (0, 0.75)
+    assert list(pair["members"]) == ["apgd-ce-100", "apgd-dlr-100"]
+    assert {one["eps"] for one in (fgsm, pgd, cw, ce, dlr, pair, *pair["members"].values())} == {eps}
+
+
 def test_an_unknown_suite_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'quick'"):
         suite("quik", THREAT)

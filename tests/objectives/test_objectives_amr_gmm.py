@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from deconfound.attacks import PGD
+from deconfound.attacks import FGSMRS, PGD
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Progress
@@ -83,6 +84,27 @@ def test_both_updates_follow_the_recorded_gradients(shared):
             torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4 * size, msg=name)
 
 
+def test_what_is_played_for_is_as_recorded(shared):
+    recorded = recording(shared, "cafe_amr_gmm")
+    network = Maps(recorded["head_weight"], recorded["head_bias"])
+    h, g = (recorded_net(recorded, role).eval() for role in "hg")
+    natural = recorded["features_natural"]
+    play = Play(natural, recorded["features_adversarial"] - natural, recorded["labels"])
+    objective = AMRGMM(CausalFeatureMap(network, h), g, ATTACK)
+    up, down = objective.ascent(play), objective.descent(play)
+    for name, value in (("moment", "moment"), ("penalty", "regulariser")):
+        assert float(up.parts[name]) == pytest.approx(float(recorded[value]), rel=1e-5)
+    assert float(up.total.detach()) == pytest.approx(float(recorded["regulariser"] - recorded["moment"]), rel=1e-5)
+    assert float(down.total.detach()) == pytest.approx(float(recorded["moment"]), rel=1e-5)
+    for found, kind in ((up.logits, "counterfactual"), (down.logits, "adversarial_causal")):
+        expected = recorded[f"logits_{kind}"]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    for parts in (up.parts, down.parts):
+        for name, kind in (("causal", "causal"), ("counterfactual", "counterfactual")):
+            entropy = float(F.cross_entropy(recorded[f"logits_{kind}"], play.labels))
+            assert float(parts[f"{name}_cross_entropy"]) == pytest.approx(entropy, rel=1e-5)
+
+
 def digest(module):
     parts = (tensor.detach().numpy().tobytes() for _, tensor in sorted(module.state_dict().items()))
     return hashlib.sha256(b"".join(parts)).hexdigest()
@@ -95,7 +117,7 @@ NETWORKS = {
 }
 
 
-def game(form="maps", seed=0, **settings):
+def game(form="maps", seed=0, attack=ATTACK, **settings):
     """A game on a network with BatchNorm; g and h start apart."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -103,7 +125,7 @@ def game(form="maps", seed=0, **settings):
         network = build(name, classes=4, channels=1, size=8, **options)
     shape = probed_shape(CausalFeatureMap(network, nn.Identity()), torch.zeros(1, 1, 8, 8))
     g = None if settings.get("test") == "none" else causal_net(shape, role="g", seed=seed)
-    return AMRGMM(CausalFeatureMap(network, causal_net(shape, seed=seed)), g, ATTACK, **settings)
+    return AMRGMM(CausalFeatureMap(network, causal_net(shape, seed=seed)), g, attack, **settings)
 
 
 def batch_of(count=16):
@@ -204,8 +226,16 @@ def test_running_statistics_of_h_are_of_the_sources_asked_for(norm):
     torch.testing.assert_close(h.encoder[0][1].running_mean, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_frozen_network_never_changes_in_the_loop_and_h_learns():
-    objective, source = game(), ToySource(64)
+@pytest.mark.parametrize("mode", ["train", "keep"])
+@pytest.mark.parametrize("attack", [ATTACK, FGSMRS(ATTACK.threat, keep="last")])
+def test_an_attack_that_would_move_the_frozen_network_is_refused(attack, mode):
+    with pytest.raises(InputError, match=f"^attack_mode: got '{mode}'; expected eval, because the network is frozen"):
+        game(attack=replace(attack, mode=mode))
+
+
+@pytest.mark.parametrize("attack", [ATTACK, FGSMRS(ATTACK.threat, keep="last")])
+def test_the_frozen_network_never_changes_in_the_loop_and_h_learns(attack):
+    objective, source = game(attack=attack), ToySource(64)
     network = objective.players()["model"]
     before = digest(network)
     adamw = OptimizerSettings(name="adamw", amsgrad=True, weight_decay=1e-5)
@@ -274,15 +304,27 @@ def test_lambda_bounds_the_test_function():
     assert distances[1] < 0.8 * distances[0]
 
 
-def test_saturated_logits_and_lower_precision_stay_finite():
+def gradients(objective, batch):
+    """Player, loss and the gradient of each of the player's parameters, at the weights as they are."""
+    for step in objective.steps(batch, BEGIN, Streams(0, batch.index)):
+        loss = step.loss()
+        yield step.player, loss, torch.autograd.grad(loss.total, list(objective.players()[step.player].parameters()))
+
+
+def test_saturated_logits_and_lower_precision_leave_finite_gradients_that_say_something():
     objective, batch = game(), batch_of()
     with torch.no_grad():
         objective.network.linear.weight.mul_(1e6)
-    for _, loss in take(objective, batch, 0.0):
+    for player, loss, found in gradients(objective, batch):
         assert float(loss.parts["counterfactual_cross_entropy"]) > 1e3
         assert loss.total.isfinite()
+        assert all(gradient.isfinite().all() for gradient in found), player
+        assert max(float(gradient.abs().max()) for gradient in found) > 1  # probabilities of 0 would have none
     with torch.autocast("cpu", torch.bfloat16):
-        assert all(loss.total.isfinite() for _, loss in take(game(), batch, 0.0))
+        for player, loss, found in gradients(game(), batch):
+            assert loss.total.isfinite()
+            assert all(gradient.isfinite().all() for gradient in found), player
+            assert any(gradient.any() for gradient in found)
 
 
 def test_a_moment_of_ones_own():

@@ -129,6 +129,22 @@ class TestLookingAhead:
             reference(step.adversarial)
         assert same(list(model.buffers()), list(reference.buffers()))
 
+    def test_batchnorm_moves_once_per_pass_and_that_of_causaladvs_clean_images_before_the_perturbation(self):
+        model, (batch, streams) = SplitNet(norm=True), setting()
+        reference, before = copy.deepcopy(model), weights(model)
+        for step in WeightPerturbed(causaladv(model), gamma=0.3).steps(batch, PROGRESS, streams):
+            with step.scope():
+                step.loss()
+                at = weights(model)
+        assert not same(before, at)
+        assert model.norm.num_batches_tracked.item() == 2
+        reference(batch.images)
+        with torch.no_grad():
+            for p, value in zip(reference.parameters(), at, strict=True):
+                p.copy_(value)
+            reference(step.adversarial)
+        assert same(list(model.buffers()), list(reference.buffers()))
+
     def test_dropout_masks_are_those_of_the_host(self):
         model = nn.Sequential(tiny_net(), nn.Dropout(0.5))
         batch, streams = setting()

@@ -181,6 +181,10 @@ class TestBadInput:
             ("cafe/adv", "objective.gamma=x", r"objective\.gamma: got 'x'; expected a finite number"),
             ("cafe/adv", "objective.weight=-1", r"objective\.weight: got -1"),
             ("amr-gmm", "objective.penalty=-1", r"objective\.penalty: got -1; expected at least 0"),
+            ("amr-gmm", "attack_mode=train", "^attack_mode: got 'train'; expected eval, because the network is"),
+            ("cafe/adv", "stages.amr.attack_mode=train", r"attack_mode: got 'train'; expected eval"),
+            ("amr-gmm", "eps_warmup=0.4", "^eps_warmup: got 0.4; expected 0, because the network is trained already"),
+            ("cafe/adv", "stages.amr.eps_warmup=0.4", "eps_warmup: got 0.4; expected 0"),
             ("amr-gmm", "awp.gamma=0.1", "awp: got .* expected none with amr-gmm"),
             ("fair/adv", "stages.amr=x", "stages: got 'amr'; expected one of base"),
         ],
@@ -259,6 +263,15 @@ class TestEffects:
         game, _ = look_into(self.look(whole / "stages" / "amr"), out=tmp_path / "b")
         assert [one.network for one in game.distances] == ["base"]
         assert game.kinds == record.kinds  # both are of the frozen network
+
+    @pytest.mark.parametrize("norm", ["l2", "l1"])
+    def test_the_inversions_radius_is_in_linf_whatever_the_runs_norm(self, norm, tmp_path):
+        changes = CAFE | {"norm": norm, "objective.gamma": 0.02}
+        run = trained("cafe/adv", changes, out=tmp_path / "r").path
+        for place, gamma in ((run, 0.02), (run / "stages" / "amr", 0.05)):
+            record, _ = look_into(self.look(place, n=4))
+            assert (record.threat.norm, record.inversion["norm"]) == (norm, "linf")
+            assert record.inversion["eps"] == pytest.approx(gamma)
 
     def test_without_its_stage_it_is_looked_for_where_the_record_says(self, whole, tmp_path):
         amr = shutil.copytree(whole / "stages" / "amr", tmp_path / "amr")

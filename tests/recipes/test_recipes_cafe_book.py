@@ -41,6 +41,8 @@ class TestBook:
             found = recipe(name, family=family)
             plans = planned(found, None)
             assert all(plan.recipe.eps == found.eps and plan.recipe.model == found.model for plan in plans)
+            games = [one for one in (found, *(plan.recipe for plan in plans)) if one.objective.name == "amr-gmm"]
+            assert all(game.eps_warmup == 0 for game in games)  # though mnist's family has another
             assert is_stochastic(found.objective) == ("ciiv" in name)
             assert found.selection.keep == "last" or not ("ciiv" in name or "authors" in name or name == "amr-gmm")
 
@@ -92,11 +94,26 @@ class TestBook:
         assert {found.schedule.name, base.schedule.name} == {"triangular"}
         assert (game.epochs, game.batch_size, game.lr, game.optimizer.weight_decay) == (10, 128, 1e-4, 1e-5)
         assert (game.optimizer.name, game.optimizer.amsgrad, game.schedule.name) == ("adamw", True, "constant")
-        tiny = recipe("amr-gmm", family="tiny").optimizer
-        assert (tiny.betas, tiny.weight_decay, tiny.amsgrad) == ((0.5, 0.999), 1e-4, False)
         fair = recipe("fair/adv", family="cifar")
         same = ("epochs", "batch_size", "lr", "optimizer", "schedule", "eps", "steps", "step_size", "selection")
         assert all(getattr(fair, key) == getattr(found, key) for key in same)
+
+    @pytest.mark.parametrize(
+        ("family", "data", "large"),
+        [
+            ("tiny", "zh-plus/tiny-imagenet", True),
+            ("generic", "path/to/ImageNet", True),
+            ("generic", "ILSVRC/imagenet-1k:train=1000+patch:rho=0.9", True),
+            ("cifar", "uoft-cs/cifar10", False),
+            ("generic", "path/to/photos", False),
+        ],
+    )
+    def test_the_games_optimiser_on_imagenet_and_tiny_imagenet_is_the_authors(self, family, data, large):
+        alone = recipe("amr-gmm", family=family, data=data)
+        for game in (alone, planned(recipe("cafe/adv", family=family, data=data), None)[1].recipe):
+            found = game.optimizer
+            expected = ((0.5, 0.999), 1e-4, False) if large else ((0.9, 0.999), 1e-5, True)
+            assert (found.name, found.betas, found.weight_decay, found.amsgrad) == ("adamw", *expected)
 
     def test_the_authors_form(self):
         found = recipe("cafe-authors/trades", family="cifar")
@@ -115,6 +132,11 @@ class TestBook:
         assert vectors.moment.name == "class_residual"
         deeper = built("cafe/adv", "stages.amr.objective.layer=linear1")
         assert deeper.causal.layer == "linear1"
+
+    def test_the_mode_of_the_hosts_attack_is_its_own(self):
+        found = recipe("cafe/adv", "attack_mode=train")
+        assert [plan.recipe.attack_mode for plan in planned(found, None)] == ["eval", "eval"]
+        assert built("cafe/adv", "attack_mode=train").host.attack.mode == "train"
 
     def test_runs_have_names_without_slash(self):
         assert str(default_run("cafe/trades", "a/b")) == "runs/cafe-trades-b"

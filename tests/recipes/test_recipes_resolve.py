@@ -19,6 +19,7 @@ from deconfound.recipes.loading import build_model
 from deconfound.recipes.registry import OBJECTIVES, build_objective
 from deconfound.recipes.resolve import about, family_radius, merged, names, read_spec, resolve
 from deconfound.recipes.schema import validated
+from deconfound.recipes.stages import planned
 from toys import SplitNet, stand_ins
 
 SNAPSHOT = Path(__file__).with_name("pgd-at-mnist.yaml")
@@ -84,6 +85,18 @@ def test_later_layers_win():
     assert recipe(spec, "cifar", lr=0.4).lr == 0.4  # the command line over all
     assert recipe("trades", "mnist").objective.beta == 1
     assert recipe("trades", "mnist", objective={"beta": 2}).objective.beta == 2
+
+
+@pytest.mark.parametrize("name", ["pgd-at", "cafe/adv", "ciiv", "causaladv-m"])
+@pytest.mark.parametrize("family", ["cifar", "tiny", "generic"])
+def test_digits_in_colour_are_not_mirrored_unless_asked(name, family):
+    for data in ("path/to/SVHN", "ufldl-stanford/svhn", "svhn_cropped:train=100+patch:rho=0.9"):
+        found = recipe(name, family, data)
+        usual = recipe(name, family, "uoft-cs/cifar10").augmentation
+        assert usual.flip
+        assert found.augmentation == usual.model_copy(update={"flip": False})
+        assert recipe(name, family, data, augmentation={"flip": True}).augmentation == usual
+        assert not any(plan.recipe.augmentation.flip for plan in planned(found, None))
 
 
 def test_mappings_merge_and_another_name_replaces():

@@ -149,6 +149,25 @@ class TestPipeline:
         (plan,) = planned(own, None)
         assert (plan.recipe.recipe, plan.recipe.model) == ("mixup", "small")
 
+    def test_a_stages_images_are_augmented_as_those_of_its_run(self):
+        found = recipe("cafe/adv", "augmentation.flip=false", "augmentation.crop=3", family="cifar")
+        assert [plan.recipe.augmentation for plan in planned(found, None)] == [found.augmentation] * 2
+        own = recipe("cafe/adv", "stages.base.augmentation.flip=false", family="cifar")
+        base, game = (plan.recipe.augmentation for plan in planned(own, None))
+        assert game == own.augmentation == base.model_copy(update={"flip": True})
+        assert not base.flip
+
+    def test_without_validation_images_stages_keep_their_last_weights_too(self):
+        last, best = "selection.keep=last", "stages.base.selection.size=31"
+        found = recipe("cafe-authors/adv", "selection.size=0", last)
+        assert [plan.recipe.selection for plan in planned(found, None)] == [found.selection] * 2
+        own = planned(recipe("cafe-authors/adv", "selection.size=0", last, best), None)
+        assert [(plan.recipe.selection.size, plan.recipe.selection.keep) for plan in own] == [(31, "best"), (0, "last")]
+        usual = planned(recipe("cafe-authors/adv", last), None)
+        assert [plan.recipe.selection.keep for plan in usual] == ["best", "last"]
+        with pytest.raises(InputError, match=r"stages\.base: selection: .*for size 0 set selection\.keep=last"):
+            planned(recipe("cafe-authors/adv", "selection.size=0", last, "stages.base.selection.keep=best"), None)
+
 
 class TestGiven:
     def test_a_finished_run_in_place_of_the_stage(self, whole, tmp_path):
@@ -312,6 +331,28 @@ class TestSettings:
         assert (cifar.gamma, cifar.reach, cifar.objective.beta, mnist.objective.beta) == (0.5, 2.0, 2.5, 1.0)
         assert self.built("mart", family="cifar").weight == 5
         assert self.built("trades+awp", family="mnist").objective.beta == 1
+
+    @pytest.mark.parametrize(
+        ("name", "words", "gamma"),
+        [
+            ("pgd-at", "", 0.01),
+            ("trades", "", 0.005),
+            ("causaladv-m", "", 0.005),
+            ("help", "", 0.005),
+            ("help", "objective.host=pgd-at", 0.01),
+            ("fair/adv", "", 0.01),
+            ("fair/trades", "", 0.005),
+            ("cafe/adv", "", 0.01),
+            ("cafe/help", "awp.gamma=null objective.host.host=pgd-at", 0.01),
+            ("pgd-at", "awp.gamma=0.002", 0.002),
+            ("pgd-at", "awp.gamma=0", 0.0),
+        ],
+    )
+    def test_the_weight_perturbation_is_as_long_as_the_paper_has_it_for_the_host(self, name, words, gamma):
+        found = recipe(name, "awp.warmup=0.5", *words.split())
+        assert found.awp.gamma == gamma
+        assert f"gamma: {gamma}\n" in found.to_yaml().partition("awp:")[2]
+        assert recipe(name).awp is None or name == "cafe/help"
 
     def test_smoothing_is_a_network_under_noise(self):
         found = recipe("smoothing", "objective.sigma=0.7")

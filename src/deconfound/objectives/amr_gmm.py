@@ -46,7 +46,7 @@ class AMRGMM:
         causal: the network cut at a feature map with h, a ``models.CausalFeatureMap``. Its network's parameters no
             longer require a gradient from here on.
         test_function: g, of h's form; None with ``test="none"``.
-        attack: inner maximiser with ``keep="last"`` on the network (the authors: PGD-10).
+        attack: inner maximiser with ``keep="last"`` and ``mode="eval"`` on the network (the authors: PGD-10).
         moments: name of a moment of logits, or one of one's own.
         penalty: lambda, at least 0; with 0, the authors' ablation, nothing bounds the test function.
         test: ``learned``; ``random``, where g stays at its start; ``none``, where g(Z) is Z.
@@ -55,7 +55,8 @@ class AMRGMM:
         climbed: what the attack climbs; None for the network.
 
     Raises:
-        InputError: unknown moment, test or norm, a penalty below 0, a g too few or too many.
+        InputError: unknown moment, test or norm, a penalty below 0, a g too few or too many, an attack that would move
+            the network's running statistics.
 
     The authors train by AdamW, learning rate 1e-4, weight decay 1e-5, amsgrad, for 10 epochs.
 
@@ -80,6 +81,8 @@ class AMRGMM:
         if (test_function is None) != (test == "none"):
             found = None if test_function is None else type(test_function).__name__
             raise InputError("test_function", found, "a network for g, or none exactly where test is none")
+        mode = attack.settings().get("mode", "eval")
+        require(mode == "eval", "attack_mode", mode, "eval, because the network is frozen")
         self.causal, self.attack = causal, attack
         self.network, self.h, self.g = causal.network.requires_grad_(False), causal.hypothesis, test_function
         self.moment = moment(moments) if isinstance(moments, str) else moments

@@ -35,6 +35,7 @@ class WeightPerturbed:
     random state come back before the loss is evaluated, which then moves the statistics once, at the perturbed weights,
     as in the authors' code, whose ascent is on a copy. With gamma = 0 the host is met exactly. What a host computed
     before its step at w, such as the clean pass of CausalAdv, is of no use at other weights: its loss makes it again.
+    The statistics took that pass in at w, and do not again; only CausalAdv's adversarial images move them perturbed.
 
     Several processes take g as the mean over their shares of the batch, as one process would: all perturb alike.
 

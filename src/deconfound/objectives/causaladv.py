@@ -6,12 +6,13 @@ Shapes: B examples, K classes, D features; images (B, C, H, W), features f (B, D
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from deconfound.core.guards import evaluating, frozen
+from deconfound.core.guards import evaluating, frozen, statistics_kept
 from deconfound.core.protocols import Attack, FeatureSplit, StylePredictor
 from deconfound.core.streams import Streams
 from deconfound.core.types import Batch, Context, DeclaredAttack, Loss, Progress, Step
@@ -51,7 +52,8 @@ class CausalAdv:
     loss belongs to the outer one's end, has the full alpha and ratio. With alpha = 0 there is no style branch, and the
     objective is PGD-AT (``m``) or TRADES (``t``).
 
-    The clean images pass the network once in train mode (its graph is kept for (b)) and once in eval mode.
+    The clean images pass the network once in train mode (its graph is kept for (b)) and once in eval mode. Where that
+    graph cannot be used, as under perturbed weights, (b) makes its own; the running statistics took the batch in (0).
 
     Args:
         model: a classifier in two parts, ``head(features(x))`` with one linear layer as its head.
@@ -127,8 +129,7 @@ class CausalAdv:
             clean = self.model(batch.images) if self._needs_clean else None
             return self._content(clean, self.model(adversarial), batch.labels)
         held = self._pass_of(batch)
-        taken = held.take()
-        natural = self._features(batch.images) if taken is None else taken
+        natural = self._natural(held)
         perturbed = self._features(adversarial)
         clean = self._split.head(natural) if self._needs_clean else None
         content = self._content(clean, self._split.head(perturbed), batch.labels)
@@ -201,6 +202,16 @@ class CausalAdv:
             correction = branch.correction(labels, ratio)
             target, moved = (branch.plain_logits(branch.style(f, matrix)) + correction for f in (natural, perturbed))
             return soft_cross_entropy(moved, target).mean()
+
+    def _natural(self, held: CleanPass) -> Tensor:
+        """Clean features with their graph; made again, they do not move the running statistics again."""
+        taken = held.take()
+        if taken is not None:
+            return taken
+        with ExitStack() as stack:
+            if held.natural is not None:
+                stack.enter_context(statistics_kept(self.model))
+            return self._features(held.images)
 
     def _features(self, images: Tensor) -> Tensor:
         assert self._last is not None

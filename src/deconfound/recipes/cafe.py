@@ -13,7 +13,7 @@ from deconfound.attacks import causal_inversion
 from deconfound.attacks.inversion import STEP
 from deconfound.core.protocols import AdversarialObjective, Objective
 from deconfound.core.threat import parse_radius
-from deconfound.errors import InputError
+from deconfound.errors import InputError, require
 from deconfound.models import CausalFeatureMap, CiiV, ExpectedSurrogate, causal_net, feature_cut, probed_shape
 from deconfound.models.causal_nets import Form
 from deconfound.objectives import AMRGMM, Inoculated
@@ -80,9 +80,14 @@ class CafeSettings(FineTuneSettings):
 
 
 def amr_gmm(model: nn.Module, recipe: Recipe, stages: Mapping[str, Stage]) -> Objective:
-    """The game, on a network that begins at the stage ``base`` and stays as it is."""
+    """The game, on a network that begins at the stage ``base`` and stays as it is.
+
+    Raises:
+        InputError: a radius that grows; a setting that the game refuses.
+    """
     settings = recipe.objective
     assert isinstance(settings, AMRGMMSettings)
+    require(recipe.eps_warmup == 0, "eps_warmup", recipe.eps_warmup, "0, because the network is trained already")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     shape = probed_shape(feature_cut(model, settings.layer), torch.zeros(1, *stages[BASE].shape, device=device))
     h, g = (causal_net(shape, settings.form, role=role, seed=recipe.seed).to(device) for role in ("h", "g"))

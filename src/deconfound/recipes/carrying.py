@@ -24,6 +24,7 @@ from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes import machine
 from deconfound.recipes.beginning import begin
 from deconfound.recipes.cafe import cautions, warn_of_radius
+from deconfound.recipes.cautions import stage_cautions
 from deconfound.recipes.compute import Compute, first_decides
 from deconfound.recipes.entries import Stage
 from deconfound.recipes.loading import build_model, load
@@ -175,10 +176,12 @@ class _Task:
         self.augmentation = build_augmentation(**recipe.augmentation.model_dump())
         self.augmentation(torch.zeros(1, *self.shape), Streams(0, [0]))  # what does not suit the images is refused here
         warn_of_radius(recipe)
-        for line in cautions(recipe):
-            _logger.warning(line)
         self.plans = plans
         self.build_on(foreseen(plans, ground, ready))
+        count, new = len(ground.source), {name: one for name, one in self.stages.items() if name not in ready}
+        for line in (*cautions(recipe), *stage_cautions(recipe, new, count)):  # of others, who made them said so
+            _logger.warning(line)
+        self.cautions = (*cautions(recipe), *stage_cautions(recipe, self.stages, count))
         for name in recipe.players:
             if name not in self.objective.players():
                 raise unknown_name("players", name, self.objective.players())
@@ -255,7 +258,7 @@ class _Task:
             seconds=result.seconds,
             images_per_second=result.images_per_second,
             resumed=result.resumed,
-            warnings=(*cautions(self.recipe), *result.warnings),
+            warnings=(*self.cautions, *result.warnings),
             history=result.history,
             stages=uses_of(self.stages),
             machine=machine.describe(self.fabric.device),

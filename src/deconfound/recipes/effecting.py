@@ -16,6 +16,7 @@ from deconfound.objectives import AMRGMM
 from deconfound.recipes.cafe import AMR, SHARE, AMRGMMSettings, CafeSettings
 from deconfound.recipes.loading import Loaded, load_run
 from deconfound.recipes.players import DIGEST, folder_of, restored
+from deconfound.recipes.resolve import radius_linf
 from deconfound.recipes.schema import Recipe
 from deconfound.recipes.stages import FOLDER
 from deconfound.records import EffectsRecord, TrainingRecord
@@ -36,10 +37,6 @@ def effects_analysis(look: Look, loaded: Loaded, recipe: Recipe) -> Callable[[Sc
     if found is None:
         return None
     game, played = found
-    inversion = causal_inversion(SHARE * recipe.eps)
-    if isinstance(settings, CafeSettings):
-        assert settings.gamma is not None  # resolved
-        inversion = causal_inversion(settings.gamma, settings.inversion_steps)
     parts = EffectParts(
         causal=game.causal,
         test_function=game.g,
@@ -54,7 +51,7 @@ def effects_analysis(look: Look, loaded: Loaded, recipe: Recipe) -> Callable[[Sc
             scene.test,
             scene.index,
             PGD(recipe.threat, steps=STEPS, keep="last"),
-            inversion,
+            _inversion(recipe),
             scene.origin,
             seed=look.seed,
             batch_size=look.batch_size,
@@ -97,6 +94,15 @@ def _stage(run: str, loaded: Loaded) -> tuple[Path, Loaded]:
                 return place, found
     shown = " or ".join(map(str, places))
     raise InputError("run", run, f"a run whose stage {AMR}, which alone has g, still lies at {shown}")
+
+
+def _inversion(recipe: Recipe) -> PGD:
+    """The run's own causal inversion; of a run of AMR-GMM, which has none, the one that CAFE would have."""
+    settings = recipe.objective
+    if not isinstance(settings, CafeSettings):
+        return causal_inversion(SHARE * radius_linf(recipe))
+    assert settings.gamma is not None  # resolved
+    return causal_inversion(settings.gamma, settings.inversion_steps)
 
 
 def _ordinary(model: nn.Module) -> nn.Module:

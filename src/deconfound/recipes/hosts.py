@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from deconfound.recipes.schema import Recipe
 
 Weight = Annotated[float, Field(ge=0)]
+GAMMA, GAMMA_ELSEWHERE = {"pgd-at": 0.01}, 0.005
+"""Length of the weight perturbation by host: the paper's for PGD-AT and, for TRADES and all others, for TRADES."""
 
 
 class MartSettings(ObjectiveSettings):
@@ -48,9 +50,12 @@ class SmoothingSettings(ObjectiveSettings):
 
 
 class PerturbationSettings(Settings):
-    """Adversarial weight perturbation around the objective: ``gamma``, after the share ``warmup`` of the epochs."""
+    """Adversarial weight perturbation around the objective, after the share ``warmup`` of the epochs.
 
-    gamma: Weight = 0.005
+    ``gamma`` is its length (null: the paper's, 0.01 around PGD-AT and 0.005 around TRADES and all others).
+    """
+
+    gamma: Weight | None = None
     warmup: Share = 0.0
 
 
@@ -117,8 +122,20 @@ def under_noise(network: nn.Module, recipe: Recipe) -> nn.Module:
     return Smoothed(network, settings.sigma) if isinstance(settings, SmoothingSettings) else network
 
 
+def with_perturbation(recipe: Recipe) -> Recipe:
+    """The recipe with the length of its weight perturbation in it, the paper's for the host where nobody names one."""
+    if recipe.awp is None or recipe.awp.gamma is not None:
+        return recipe
+    host = recipe.objective
+    while isinstance(host, HostedSettings):
+        host = host.host
+    gamma = GAMMA.get(host.name, GAMMA_ELSEWHERE)
+    return recipe.model_copy(update={"awp": recipe.awp.model_copy(update={"gamma": gamma})})
+
+
 def weights_perturbed(objective: Objective, settings: PerturbationSettings | None) -> Objective:
     """The objective, under the weight perturbation that a recipe asks for."""
     if settings is None:
         return objective
+    assert settings.gamma is not None  # resolved
     return WeightPerturbed(cast(AdversarialObjective, objective), settings.gamma, settings.warmup)

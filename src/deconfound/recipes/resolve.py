@@ -16,6 +16,7 @@ from deconfound.core.threat import parse_norm, parse_radius
 from deconfound.data.families import plain_name
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes.cafe import with_gamma
+from deconfound.recipes.hosts import with_perturbation
 from deconfound.recipes.plain_files import read_yaml
 from deconfound.recipes.registry import entry_of, objective_settings, stages_of
 from deconfound.recipes.schema import Recipe, validated
@@ -208,9 +209,9 @@ def _as_mapping(key: str, value: Any) -> Any:
 def resolve(spec: Mapping[str, Any], *, data: str, family: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     """The complete recipe.
 
-    Later layers win: the family's settings, the recipe's, the recipe's for this family, the recipe's for data of this
-    name, those of the three for the network, the keys of the user's file, the user's changes. The radius is the
-    family's for the chosen norm where nobody names one.
+    Later layers win: the family's settings, the family's for data of this name, the recipe's, the recipe's for this
+    family, the recipe's for data of this name, those of the three for the network, the keys of the user's file, the
+    user's changes. The radius is the family's for the chosen norm where nobody names one.
 
     Raises:
         InputError: unknown family or key, wrong type or range; one line with the dotted key.
@@ -224,9 +225,9 @@ def resolve(spec: Mapping[str, Any], *, data: str, family: str, changes: Mapping
         )
     entry = _book(spec["recipe"])
     special = entry.get("families", {}).get(family, {})
-    named: Plain = next((part for name, part in entry.get("data", {}).items() if plain_name(data).startswith(name)), {})
-    own = [part.get("settings", {}) for part in (entry, special, named)]
-    usual = [families[family]["settings"], *own]
+    named = _for_data(entry, data)
+    parts = (families[family], _for_data(families[family], data), entry, special, named)
+    usual = [part.get("settings", {}) for part in parts]
     model = merged(*usual, spec, changes or {})["model"]
     suited = [_for_network(part, str(model)) for part in (entry, special, named)]
     plain = merged(*usual, {"model": model}, *suited, spec, changes or {})
@@ -235,7 +236,20 @@ def resolve(spec: Mapping[str, Any], *, data: str, family: str, changes: Mapping
     if plain.get("eps") is None:
         plain["eps"] = family_radius(family, plain.get("norm", "linf"))
     found = validated(plain)
-    return with_gamma(found, found.eps if found.norm == "linf" else family_radius(family, "linf"))
+    return with_perturbation(with_gamma(found, radius_linf(found)))
+
+
+def radius_linf(recipe: Recipe) -> float:
+    """The recipe's radius in L-infinity, in [0, 1] pixels: its own, or its family's where its norm is another."""
+    return recipe.eps if recipe.norm == "linf" else family_radius(recipe.family, "linf")
+
+
+def _for_data(part: Mapping[str, Any], data: str) -> Plain:
+    """What a part of the book has for a data set, by the beginning of its own name."""
+    if not isinstance(data, str):  # which the whole recipe says better
+        return {}
+    found: Plain = next((own for name, own in part.get("data", {}).items() if plain_name(data).startswith(name)), {})
+    return found
 
 
 def _for_network(part: Mapping[str, Any], model: str) -> Plain:

@@ -27,6 +27,7 @@ INHERITED = (
     "sampler",
     "image_size",
     "channels_last",
+    "augmentation",
     "norm",
     "eps",
     "seed",
@@ -90,6 +91,8 @@ def _resolved(name: str, how: Mapping[str, Any], recipe: Recipe, earlier: Mappin
         del common["eps"]
     try:
         spec = merged(common, read_spec(how))
+        if isinstance(spec["selection"], Mapping) and spec["selection"].get("size") == 0:  # nothing to choose by
+            spec = merged({"selection": {"keep": "last"}}, spec)
         found = resolve(spec, data=recipe.data, family=recipe.family)
         rule = "what the run that builds on it has"
         require(found.image_size == recipe.image_size, "image_size", found.image_size, rule)
