@@ -36,7 +36,7 @@ from deconfound.training.selection import copied, overfitting_warning
 from deconfound.training.settings import LoopSettings
 from deconfound.training.state import Meter, RunState
 
-# Several processes agree on stopping only so often: agreeing costs a message and a wait.
+# Several processes agree on stopping and saving only so often: agreeing costs a message and a wait.
 AGREE_EVERY = 8
 # The screen is told at most this often (seconds): reading a loss waits for the device.
 TELL_EVERY = 0.2
@@ -116,7 +116,7 @@ class _Run:
             shown = f"{found} on process {self.fabric.global_rank}"
             raise InputError("resume", shown, rule)
         if saved is not None:
-            self.state.restore(saved)
+            self.state.restore(saved, self.fabric.global_rank, self.fabric.world_size)
 
     def _epoch(self) -> bool:
         state, settings = self.state, self.settings
@@ -129,10 +129,13 @@ class _Run:
             self._batch(batch, progress)
             state.step += 1
             self._tell()
-            due = world == 1 or (state.epoch * self.steps + state.step) % AGREE_EVERY == 0
-            if due and agreed(self.fabric, self.hooks.should_stop()):
+            if world > 1 and (state.epoch * self.steps + state.step) % AGREE_EVERY:
+                continue
+            late = time.monotonic() - self.saved_at >= self.hooks.checkpoint_seconds
+            stop, save = agreed(self.fabric, self.hooks.should_stop(), late)
+            if stop:
                 return True
-            if time.monotonic() - self.saved_at >= self.hooks.checkpoint_seconds:
+            if save:
                 self._save()
         return False
 
@@ -242,11 +245,13 @@ class _Run:
         now = time.monotonic()
         self.state.seconds += now - self.clock
         self.clock = self.saved_at = now
+        meters = self.state.meter.of_all(self.fabric.device)  # from all processes, whichever of them writes
         if self.hooks.checkpointer is None or not self.fabric.is_global_zero:
             return
         # What is not finite is not saved, and reported by all processes at the epoch's end.
-        if all(map(math.isfinite, self.state.meter.means().values())) and self._weights_are_finite():
-            self.hooks.checkpointer.save(self.state.to_dict())
+        means = [mean for meter in meters for mean in meter.means().values()]
+        if all(map(math.isfinite, means)) and self._weights_are_finite():
+            self.hooks.checkpointer.save(self.state.to_dict(meters))
 
     def _weights_are_finite(self) -> bool:
         tensors = (t for player in self.state.players.values() for t in player.state_dict().values())
