@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import torch
 from lightning_fabric import Fabric
@@ -21,6 +21,7 @@ from deconfound.core.types import Batch, Loss, Progress, Step
 from deconfound.errors import InputError
 from deconfound.functional.hashing import name_key
 from deconfound.training.averaging import WeightAverage
+from deconfound.training.compiling import compiled
 from deconfound.training.distributed import (
     agreed,
     all_reduce,
@@ -69,7 +70,8 @@ def fit(
         FloatingPointError: a loss or a weight is not finite; the message names it, epoch and step.
     """
     run = _Run(objective, source, settings, fabric or Fabric(accelerator="cpu", devices=1), hooks or Hooks())
-    with randomness_kept(run.fabric.device):
+    compiling = compiled(run.state.players.values()) if settings.compile else nullcontext()
+    with randomness_kept(run.fabric.device), compiling:
         return run.train()
 
 
@@ -297,8 +299,6 @@ def _prepare(player: nn.Module, settings: LoopSettings, fabric: Fabric) -> None:
     player.to(device=fabric.device, dtype=torch.float64 if settings.precision == "64-true" else None)
     if settings.channels_last:
         player.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if settings.compile:
-        player.compile()
 
 
 def _measured(player: str, loss: Loss, labels: Tensor) -> dict[str, Tensor]:
