@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from deconfound.objectives import (
 from deconfound.objectives.styled import StyleLoss
 from deconfound.recipes.compute import first_decides
 from deconfound.training import AveragingSettings, Hooks, LoopSettings, OptimizerSettings, SelectionSettings, fit
-from toys import Game, MemoryCheckpoints, SplitNet, ToySource, tiny_net
+from toys import Game, MemoryCheckpoints, Rows, SplitNet, ToySource, tiny_net
 
 THREAT = ThreatModel("linf", 0.1)
 
@@ -162,6 +163,33 @@ def stopped(fabric):
     }
 
 
+def resumed(fabric):
+    """Saved within the second epoch, since the second process alone finds it time; what goes on from there, and what
+    was never interrupted."""
+    chosen, kept = settings(epochs=2, batch_size=4), MemoryCheckpoints()
+    hooks = Hooks(checkpointer=kept, checkpoint_seconds=0 if fabric.global_rank == 1 else 1e9)
+    whole = fit(Standard(tiny_net()), ToySource(), chosen, fabric, hooks)
+    places = [(state["epoch"], state["step"]) for state in kept.states]
+    state = fabric.broadcast(kept.states[2] if kept.states else None, src=0)
+    journal = Rows()
+    hooks = Hooks(checkpointer=MemoryCheckpoints([copy.deepcopy(state)]), journal=journal)  # momentum moves in place
+    again = fit(Standard(tiny_net(seed=3)), ToySource(), chosen, fabric, hooks)
+    return {
+        "places": places,
+        "state": state,
+        "whole": whole.history,
+        "again": again.history,
+        "journal": journal.rows,
+        "same": all(torch.equal(value, again.model[name]) for name, value in whole.model.items()),
+    }
+
+
+def resumed_alone(state):
+    """One process goes on where two were."""
+    hooks = Hooks(checkpointer=MemoryCheckpoints([state]))
+    return fit(Standard(tiny_net(seed=3)), ToySource(), settings(epochs=2, batch_size=4), hooks=hooks).history
+
+
 def apart(fabric):
     """Only the first process finds a checkpoint, as on machines without a shared disk."""
     kept = MemoryCheckpoints()
@@ -199,6 +227,7 @@ def main(folder):
         results[name] = trained(name, fabric, seed=fabric.global_rank)  # different starts on purpose
     results["refused"] = refused(fabric)
     results["stopped"] = stopped(fabric)
+    results["resumed"] = resumed(fabric)
     results["apart"] = apart(fabric)
     results["decided"] = decided(fabric)
     torch.save(results, Path(folder) / f"{fabric.global_rank}.pt")

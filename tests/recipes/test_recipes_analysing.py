@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import deconfound
 from deconfound.errors import InputError
 from deconfound.functional.statistics import wilson_interval
 from deconfound.models import split_model
-from deconfound.recipes.analysing import KINDS, Look, look_into
+from deconfound.recipes.analysing import KINDS, Look, default_folder, look_into
 from deconfound.recipes.loading import load_run
 from deconfound.recipes.players import restored
 from deconfound.recipes.reporting import collect, write_report
@@ -143,6 +144,17 @@ class TestItsPlace:
         assert files[0] == run / "analyze-style-digits-n8-sample2-seed5" / "style.json"
         _, files = look_into(look(run / "model.safetensors", n=8))
         assert files[0] == run / "analyze-style-n8" / "style.json"
+
+    @pytest.mark.parametrize(
+        ("data", "folder"),
+        [
+            ("digits+patch:rho=1/10", "analyze-style-digits+patch-rho=1-10-n60"),
+            ("digits+tint:rho=9/10", "analyze-style-digits+tint-rho=9-10-n60"),
+            ("data/mnist+tint:rho=9/10", "analyze-style-mnist+tint-rho=9-10-n60"),
+        ],
+    )
+    def test_data_with_a_fraction_in_their_name_have_places_of_their_own(self, data, folder):
+        assert default_folder(look("runs/m", data=data)) == Path("runs/m") / folder
 
     def test_a_finished_one_is_kept_unless_told(self, run):
         _, files = look_into(look(run, n=8))

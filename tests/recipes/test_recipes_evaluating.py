@@ -11,10 +11,14 @@ import torch
 import deconfound
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
+from deconfound.recipes import targets
 from deconfound.recipes.evaluating import Judging
+from deconfound.recipes.resolve import family_radii
 from deconfound.recipes.targets import Target, chosen, evaluate_target
+from deconfound.recipes.training import train
 from deconfound.records import EvaluationRecord
 from deconfound.store.weights import read_weights, write_weights
+from jobs import data_module, split
 from toys import tiny_net
 
 THREAT = ThreatModel("linf", 0.1)
@@ -66,6 +70,21 @@ def test_the_norm_picks_the_familys_radius(run):
     record, path = evaluate_target(Target(target=str(run), norm="l2", eps="1/2", n=5), FAST)
     assert record.threat.eps == 0.5
     assert path.name == "evaluate-quick-l2-0.5-n5.json"
+
+
+def test_a_run_on_resized_images_keeps_the_family_it_was_trained_with(tmp_path, monkeypatch):
+    """Grey images of 28 pixels are like MNIST; CiiV has them resized to 32, a shape that tells nothing."""
+    few = split(count=40, shape=(1, 28, 28))
+    data = data_module(monkeypatch, "evaluating_resized", train=few, test=few)
+    small = {"epochs": 1, "model": "mlp", "sampler.loops": 2, "selection.size": 2}
+    path = train("ciiv", data=data, out=tmp_path / "run", changes=small).path
+    seen = []
+    monkeypatch.setattr(targets, "run", lambda judging, subject, **_: seen.append(subject))
+    with pytest.raises(AttributeError, match="to_json"):
+        evaluate_target(Target(target=str(path), n=2), Judging(suite="unseen"), out=tmp_path / "record.json")
+    (subject,) = seen
+    assert tuple(subject.images.shape) == (1, 32, 32)
+    assert subject.radii == family_radii("mnist") != family_radii("generic")
 
 
 def test_the_file_name_tells_evaluations_apart(run):

@@ -20,6 +20,7 @@ from deconfound.recipes.registry import OBJECTIVES, build_objective
 from deconfound.recipes.resolve import about, family_radius, merged, names, read_spec, resolve
 from deconfound.recipes.schema import validated
 from deconfound.recipes.stages import planned
+from deconfound.training import OptimizerSettings
 from toys import SplitNet, stand_ins
 
 SNAPSHOT = Path(__file__).with_name("pgd-at-mnist.yaml")
@@ -122,6 +123,22 @@ def test_a_models_options_do_not_outlive_it():
     assert recipe("causaladv-m", "cifar", model="resnet34", model_options={"width": 4}).model_options == {"width": 4}
     both = recipe("causaladv-m", "cifar", model_options={"width": 4}).model_options
     assert both == {"bias": False, "width": 4}
+
+
+def test_what_a_players_optimizer_leaves_out_is_the_runs():
+    found = recipe("causaladv-m", "digits", players={"style": {"weight_decay": 0}})
+    assert (found.optimizer.name, found.optimizer.weight_decay) == ("adamw", 1e-4)
+    assert found.players["style"] == found.optimizer.model_copy(update={"weight_decay": 0})
+    again = recipe(yaml.safe_load(found.to_yaml()), "digits")
+    assert again == found
+    nesterov = recipe("causaladv-m", "cifar", optimizer={"nesterov": True}, players={"style": {"momentum": 0.5}})
+    assert nesterov.players["style"] == nesterov.optimizer.model_copy(update={"momentum": 0.5})
+
+
+def test_a_player_with_another_optimizer_takes_nothing_of_the_runs():
+    found = recipe("causaladv-m", "cifar", players={"style": {"name": "adamw"}})
+    assert found.players["style"] == OptimizerSettings(name="adamw")
+    assert found.players["style"].weight_decay != found.optimizer.weight_decay
 
 
 def test_shapes_take_a_network_of_at_most_five_million_multiply_adds():

@@ -8,6 +8,7 @@ import pytest
 
 import deconfound
 from deconfound.recipes import study_file, study_plan
+from deconfound.recipes.registry import entry_of
 from deconfound.recipes.studying import study
 from deconfound.records import StudyRecord
 from small_study import DEFINITION, refused
@@ -115,6 +116,38 @@ def test_the_studies_that_come_with_the_library(name, tmp_path):
 
 _FAMILY = {"mnist": "mnist", "fashion": "fashion", "cifar10": "cifar", "cifar10-small": "cifar"}
 _FAMILY |= dict.fromkeys(("amr-gmm", "confounded"), "digits")
+
+
+_TRAINING = ("epochs", "batch_size", "lr", "optimizer", "players", "schedule", "augmentation", "normalisation", "model",
+             "model_options", "precision", "channels_last", "clip_norm", "averaging")  # fmt: skip
+_ATTACK = ("norm", "eps", "eps_warmup", "steps", "step_size", "attack_mode")
+_ALLOWED = {
+    ("cifar10", "fgsm-rs"): {"epochs", "lr", "schedule"},
+    ("cifar10", "cafe/base"): {"epochs", "optimizer", "schedule"},
+}
+"""What runs that train from scratch may have other than their controls; the study's file says so."""
+
+
+@pytest.mark.parametrize("name", study_file.names())
+def test_runs_from_scratch_differ_from_their_controls_in_the_method_alone(name, tmp_path):
+    runs = study_plan.planned(study_file.read(name), tmp_path)
+    found = {(run.name, run.seed): study_plan.resolve(study_plan.read_spec(run.recipe), data=run.data,
+             family=_FAMILY[name], changes=run.changes) for run in runs}  # fmt: skip
+    compared, differing = 0, {}
+    for run in (run for run in runs if run.control is not None):
+        pair = found[run.name, run.seed], found[run.control, run.seed]
+        entries = [entry_of(one.objective.name) for one in pair]
+        if any(entry.begins_at for entry in entries):
+            continue
+        keys = _TRAINING + _ATTACK * all(entry.adversarial for entry in entries)
+        mine, theirs = (one.model_dump() for one in pair)
+        for options in (mine["model_options"], theirs["model_options"]):
+            options.setdefault("bias", True)
+        compared += 1
+        if different := {key for key in keys if mine[key] != theirs[key]}:
+            differing[name, run.name] = different
+    assert compared > 0 or name == "amr-gmm"
+    assert differing == {place: keys for place, keys in _ALLOWED.items() if place[0] == name}
 
 
 def test_the_confounded_study_trains_every_defence_at_every_rho(tmp_path):

@@ -133,6 +133,24 @@ def test_a_stop_asked_of_one_process_stops_both_and_the_run_continues_exactly(ra
     assert same(first["kept"], ranks[0]["standard"]["kept"])
 
 
+def test_what_was_saved_within_an_epoch_goes_on_to_the_history_of_an_uninterrupted_run(ranks):
+    first, second = (rank["resumed"] for rank in ranks)
+    assert first["places"] == [(0, 8), (0, 16), (1, 8), (1, 16), (2, 0)]  # they agree every 8 steps, 16 make an epoch
+    assert second["places"] == []
+    own = [meter["sums"]["loss"] for meter in first["state"]["meters"]]
+    assert abs(own[0] - own[1]) > 1e-3  # otherwise one meter would do for both
+    for rank in (first, second):
+        assert rank["again"] == first["whole"]
+        assert rank["same"]
+    assert first["journal"] == [first["whole"][1]]
+
+
+def test_one_process_goes_on_with_the_means_of_two(ranks):
+    found, whole = two_processes.resumed_alone(ranks[0]["resumed"]["state"]), ranks[0]["resumed"]["whole"]
+    for together, single in zip(whole, found, strict=True):
+        assert single == pytest.approx(together, abs=1e-5)
+
+
 def test_processes_that_would_continue_from_different_places_are_refused(ranks):
     assert ranks[0]["apart"].startswith("resume: got 'epoch 2, step 0 on process 0'; expected a run folder that all")
     assert ranks[1]["apart"].startswith("resume: got 'no checkpoint on process 1'; expected a run folder that all")

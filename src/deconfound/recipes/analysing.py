@@ -14,6 +14,7 @@ from deconfound.analysis.instruments import check_components
 from deconfound.core.origin import Origin
 from deconfound.core.protocols import ImageSource, Monitor
 from deconfound.data import load as load_data
+from deconfound.data.naming import as_file_name
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes.effecting import effects_analysis
 from deconfound.recipes.exposing import exposure_analysis
@@ -303,7 +304,7 @@ def default_folder(look: Look) -> Path:
     >>> str(default_folder(Look(run="runs/first", kind="style", n=100)))
     'runs/first/analyze-style-n100'
     """
-    data = "" if look.data is None else f"-{Path(look.data).name.replace(':', '-')}"
+    data = "" if look.data is None else f"-{as_file_name(look.data)}"
     some = "" if look.n is None else f"-n{look.n}"
     drawn = "" if look.sample is None else f"-sample{look.sample}"
     seed = "" if look.seed == 0 else f"-seed{look.seed}"

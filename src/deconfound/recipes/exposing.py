@@ -9,7 +9,9 @@ from torch import Tensor
 
 from deconfound.analysis import ExposureParts, analyse_exposure
 from deconfound.core.streams import Streams
+from deconfound.core.types import Progress
 from deconfound.models.ciiv import CiiV
+from deconfound.objectives.ciiv import ViewLoss
 from deconfound.recipes.ciiv import CiiVSettings
 from deconfound.recipes.entries import HostedSettings
 from deconfound.recipes.loading import Loaded
@@ -49,10 +51,11 @@ def exposure_analysis(look: Look, loaded: Loaded, recipe: Recipe) -> Callable[[S
 
 
 def final_consistency(recipe: Recipe) -> float:
-    """Weight of the consistency loss after the last stair; 0 for an objective without one."""
+    """Weight of the consistency loss in the last epoch; 0 for an objective without one."""
     settings = recipe.objective
     while isinstance(settings, HostedSettings):
         settings = settings.host
     if not isinstance(settings, CiiVSettings):
         return 0.0
-    return float(settings.weight * settings.growth ** len(settings.stairs))
+    rule = ViewLoss(weight=settings.weight, growth=settings.growth, stairs=settings.stairs)
+    return rule.weight_at(Progress(epoch=recipe.epochs - 1, epochs=recipe.epochs))

@@ -233,6 +233,7 @@ def resolve(spec: Mapping[str, Any], *, data: str, family: str, changes: Mapping
     plain = merged(*usual, {"model": model}, *suited, spec, changes or {})
     plain["data"], plain["family"] = data, family
     plain["stages"] = _with_stages(plain)
+    plain["players"] = _with_optimizer(plain)
     if plain.get("eps") is None:
         plain["eps"] = family_radius(family, plain.get("norm", "linf"))
     found = validated(plain)
@@ -257,6 +258,14 @@ def _for_network(part: Mapping[str, Any], model: str) -> Plain:
     found = (own for name, own in part.get("models", {}).items() if model.startswith(name))
     own: Plain = next(found, {})
     return dict(own.get("settings", {}))
+
+
+def _with_optimizer(plain: Plain) -> Any:
+    """The players' optimisers: what one leaves out is the run's, unless it names another optimiser."""
+    players, usual = plain.get("players", {}), plain.get("optimizer")
+    if not isinstance(players, Mapping):
+        return players
+    return {name: merged({"optimizer": usual}, {"optimizer": own})["optimizer"] for name, own in players.items()}
 
 
 def _with_stages(plain: Plain) -> Any:

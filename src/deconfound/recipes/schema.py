@@ -56,7 +56,8 @@ class Recipe(LoopSettings):
     radius grows from 0 over the share ``eps_warmup`` of training. eps and norm are also the threat model that
     ``evaluate`` takes for the run. ``sampler`` stands in front of the network, ``awp`` around any objective with an
     adversarial example. ``stages`` says how each stage that the objective builds on is trained (a recipe and changes to
-    it) or which finished run is taken. Everything else is inherited from ``LoopSettings``.
+    it) or which finished run is taken. What the optimiser of a player leaves out is taken from ``optimizer``, unless it
+    names another one. Everything else is inherited from ``LoopSettings``.
     """
 
     recipe: str

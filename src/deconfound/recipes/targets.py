@@ -105,7 +105,7 @@ def evaluate_target(
         options = {key: value for key, value in (("mean", target.mean), ("std", target.std)) if value is not None}
         loaded = load_foreign(target.target, target.weights, len(test.class_names), test.shape, options)
     check_fit(loaded, test, name)
-    family = family_of(name, test.shape, len(test.class_names))
+    family = loaded.recipe.family if loaded.recipe else family_of(name, test.shape, len(test.class_names))
     threat = threat or _family_threat(target, family)
     index = _index(target, judging, len(test), loaded)
     path = Path(out) if out is not None else _default_path(target, judging, threat)

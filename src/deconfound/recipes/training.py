@@ -51,7 +51,8 @@ def train(
         overwrite: replace the run in ``out``.
         compute: devices and processes.
         monitor: shows progress.
-        checkpoint_seconds: time between checkpoints; 0 saves after every step. It does not change the result.
+        checkpoint_seconds: time between checkpoints; 0 saves after every step, of several processes after every
+            eighth. It does not change the result.
 
     Raises:
         InputError: bad input, before anything is written.

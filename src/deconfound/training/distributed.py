@@ -50,11 +50,12 @@ def average_buffers(fabric: Fabric, modules: Iterable[nn.Module]) -> None:
         _average(fabric, list(found.values()))
 
 
-def agreed(fabric: Fabric, flag: bool) -> bool:
-    """True on every process as soon as the flag is set on one."""
+def agreed(fabric: Fabric, *flags: bool) -> tuple[bool, ...]:
+    """Each flag, true on every process as soon as it is set on one; one message for all of them."""
     if fabric.world_size == 1:
-        return flag
-    return bool(all_reduce(fabric, torch.tensor(float(flag), device=fabric.device), "sum") > 0)
+        return flags
+    asked = torch.tensor([float(flag) for flag in flags], device=fabric.device)
+    return tuple(bool(count > 0) for count in all_reduce(fabric, asked, "sum").tolist())
 
 
 def same_on_all(fabric: Fabric, numbers: Sequence[float]) -> bool:
@@ -63,7 +64,8 @@ def same_on_all(fabric: Fabric, numbers: Sequence[float]) -> bool:
         return True
     own = torch.tensor(list(numbers), dtype=torch.float64, device=fabric.device)
     mean = all_reduce(fabric, own.clone())
-    return not agreed(fabric, not torch.equal(mean, own))
+    (differs,) = agreed(fabric, not torch.equal(mean, own))
+    return not differs
 
 
 def same_everywhere(fabric: Fabric, modules: Iterable[nn.Module]) -> None:

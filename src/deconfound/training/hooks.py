@@ -19,7 +19,8 @@ class Hooks:
 
     Attributes:
         augmentation: applied to each batch on its device.
-        checkpointer: keeps the state; ``checkpoint_seconds`` apart (0: after every step), and at the end.
+        checkpointer: keeps the state; ``checkpoint_seconds`` apart (0: after every step; of several processes after
+            every eighth, on which they agree), and at the end.
         journal: one entry per epoch.
         monitor: shows progress.
         keep: (epochs done, the states to keep of each player) -> None, after every ``keep_every`` epochs and the last.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import torch
 from lightning_fabric import Fabric
@@ -21,6 +21,7 @@ from deconfound.core.types import Batch, Loss, Progress, Step
 from deconfound.errors import InputError
 from deconfound.functional.hashing import name_key
 from deconfound.training.averaging import WeightAverage
+from deconfound.training.compiling import compiled
 from deconfound.training.distributed import (
     agreed,
     all_reduce,
@@ -36,7 +37,7 @@ from deconfound.training.selection import copied, overfitting_warning
 from deconfound.training.settings import LoopSettings
 from deconfound.training.state import Meter, RunState
 
-# Several processes agree on stopping only so often: agreeing costs a message and a wait.
+# Several processes agree on stopping and saving only so often: agreeing costs a message and a wait.
 AGREE_EVERY = 8
 # The screen is told at most this often (seconds): reading a loss waits for the device.
 TELL_EVERY = 0.2
@@ -69,7 +70,8 @@ def fit(
         FloatingPointError: a loss or a weight is not finite; the message names it, epoch and step.
     """
     run = _Run(objective, source, settings, fabric or Fabric(accelerator="cpu", devices=1), hooks or Hooks())
-    with randomness_kept(run.fabric.device):
+    compiling = compiled(run.state.players.values()) if settings.compile else nullcontext()
+    with randomness_kept(run.fabric.device), compiling:
         return run.train()
 
 
@@ -116,7 +118,7 @@ class _Run:
             shown = f"{found} on process {self.fabric.global_rank}"
             raise InputError("resume", shown, rule)
         if saved is not None:
-            self.state.restore(saved)
+            self.state.restore(saved, self.fabric.global_rank, self.fabric.world_size)
 
     def _epoch(self) -> bool:
         state, settings = self.state, self.settings
@@ -129,10 +131,13 @@ class _Run:
             self._batch(batch, progress)
             state.step += 1
             self._tell()
-            due = world == 1 or (state.epoch * self.steps + state.step) % AGREE_EVERY == 0
-            if due and agreed(self.fabric, self.hooks.should_stop()):
+            if world > 1 and (state.epoch * self.steps + state.step) % AGREE_EVERY:
+                continue
+            late = time.monotonic() - self.saved_at >= self.hooks.checkpoint_seconds
+            stop, save = agreed(self.fabric, self.hooks.should_stop(), late)
+            if stop:
                 return True
-            if time.monotonic() - self.saved_at >= self.hooks.checkpoint_seconds:
+            if save:
                 self._save()
         return False
 
@@ -242,11 +247,13 @@ class _Run:
         now = time.monotonic()
         self.state.seconds += now - self.clock
         self.clock = self.saved_at = now
+        meters = self.state.meter.of_all(self.fabric.device)  # from all processes, whichever of them writes
         if self.hooks.checkpointer is None or not self.fabric.is_global_zero:
             return
         # What is not finite is not saved, and reported by all processes at the epoch's end.
-        if all(map(math.isfinite, self.state.meter.means().values())) and self._weights_are_finite():
-            self.hooks.checkpointer.save(self.state.to_dict())
+        means = [mean for meter in meters for mean in meter.means().values()]
+        if all(map(math.isfinite, means)) and self._weights_are_finite():
+            self.hooks.checkpointer.save(self.state.to_dict(meters))
 
     def _weights_are_finite(self) -> bool:
         tensors = (t for player in self.state.players.values() for t in player.state_dict().values())
@@ -292,8 +299,6 @@ def _prepare(player: nn.Module, settings: LoopSettings, fabric: Fabric) -> None:
     player.to(device=fabric.device, dtype=torch.float64 if settings.precision == "64-true" else None)
     if settings.channels_last:
         player.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if settings.compile:
-        player.compile()
 
 
 def _measured(player: str, loss: Loss, labels: Tensor) -> dict[str, Tensor]:

@@ -86,7 +86,9 @@ class LoopSettings(Settings):
     """Everything the loop needs besides objective and data.
 
     ``batch_size`` is global: it is split evenly over processes. ``players`` overrides the optimiser of single players.
-    ``keep_every`` keeps the weights of every so many epochs, and of the last; it changes nothing else.
+    ``compile`` compiles the players, whether they are called or asked for ``features`` and ``head``; a network that
+    AMR-GMM cuts at an inner layer runs as it is. ``keep_every`` keeps the weights of every so many epochs, and of the
+    last; it changes nothing else.
     """
 
     epochs: Annotated[int, Field(ge=1)]

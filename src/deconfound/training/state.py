@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from deconfound.core.estimators import gathered
 from deconfound.training.averaging import WeightAverage
 from deconfound.training.selection import Best
 
 
 class Meter:
-    """Sums over an epoch, kept on the device so that no step waits for a number."""
+    """Sums over an epoch, kept on the device so that no step waits for a number; each process has its own."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, float] = {}
 
     def add(self, values: Mapping[str, Tensor], images: int) -> None:
         """Add batch means, weighted by the number of images."""
@@ -35,11 +36,38 @@ class Meter:
         """Sums and counts."""
         return {"sums": dict(self.sums), "counts": dict(self.counts)}
 
+    def of_all(self, device: torch.device) -> list[Meter]:
+        """The meters of all processes, by rank; every process must ask, each with the device that it computes on."""
+        if not self.sums:
+            return [self]
+        sums = torch.stack([total.to(device) for total in self.sums.values()])
+        meters = []
+        for row in gathered(torch.stack([sums, sums.new_tensor(list(self.counts.values()))])[None]):
+            meter = Meter()
+            meter.sums = dict(zip(self.sums, row[0], strict=True))
+            meter.counts = dict(zip(self.counts, row[1].tolist(), strict=True))
+            meters.append(meter)
+        return meters
+
     @classmethod
-    def of(cls, state: Mapping[str, Any]) -> Meter:
-        """Continue from ``to_dict``."""
+    def of(cls, states: Sequence[Mapping[str, Any]], rank: int = 0, world: int = 1) -> Meter:
+        """Continue from the ``to_dict`` of all processes: a process from its own.
+
+        Of another number of processes each takes an equal share of all sums and counts, so that the means over them
+        are those of all images.
+
+        >>> states = [{"sums": {"loss": 1.0}, "counts": {"loss": 4}}, {"sums": {"loss": 2.0}, "counts": {"loss": 4}}]
+        >>> Meter.of(states, 1, 2).means(), Meter.of(states).means(), Meter.of(states, 1, 4).counts
+        ({'loss': 0.5}, {'loss': 0.375}, {'loss': 2.0})
+        """
         meter = cls()
-        meter.sums, meter.counts = dict(state["sums"]), dict(state["counts"])
+        if len(states) == world:
+            meter.sums, meter.counts = dict(states[rank]["sums"]), dict(states[rank]["counts"])
+            return meter
+        for state in states:
+            for name, total in state["sums"].items():
+                meter.sums[name] = meter.sums.get(name, 0) + total / world
+                meter.counts[name] = meter.counts.get(name, 0) + state["counts"][name] / world
         return meter
 
 
@@ -73,21 +101,21 @@ class RunState:
         states = {name: player.state_dict() for name, player in self.players.items()}
         return states | {"model": self.kept_model().state_dict()}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything needed to continue bit for bit."""
+    def to_dict(self, meters: Sequence[Meter]) -> dict[str, Any]:
+        """Everything needed to continue bit for bit, with the meters of all processes."""
         return {
             "players": {name: dict(player.state_dict()) for name, player in self.players.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "average": dict(self.average.state_dict()) if self.average else None,
             "best": {"epoch": self.best.epoch, "score": self.best.score, "state": self.best.state},
-            "meter": self.meter.to_dict(),
+            "meters": [meter.to_dict() for meter in meters],
             "history": [dict(row) for row in self.history],
             "warnings": list(self.warnings),
             **{name: getattr(self, name) for name in _NUMBERS},
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``to_dict``."""
+    def restore(self, state: Mapping[str, Any], rank: int = 0, world: int = 1) -> None:
+        """Continue from ``to_dict`` as one of ``world`` processes."""
         for name, player in self.players.items():
             player.load_state_dict(state["players"][name])
         for name, optimizer in self.optimizers.items():
@@ -95,7 +123,8 @@ class RunState:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.best = Best(**state["best"])
-        self.meter = Meter.of(state["meter"])
+        meters = state["meters"] if "meters" in state else [state["meter"]]  # older ones have that of one process
+        self.meter = Meter.of(meters, rank, world)
         self.history = [dict(row) for row in state["history"]]
         self.warnings = list(state["warnings"])
         for name in _NUMBERS:
