@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from deconfound.analysis import KINDS, inversion_distances, kind_logits, observe_kinds
@@ -15,42 +13,20 @@ from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
 from deconfound.functional.moments import distance_penalty, log_product
 from deconfound.models import CausalFeatureMap, causal_net
-from deconfound.models.causal_nets import ConvolutionalNet
+from recorded_game import Maps, recorded_net, recording
 from toys import SplitNet, ToySource
 
 ATTACK = PGD(ThreatModel("linf", 0.1), steps=2, keep="last")
 
 
-class Recorded(nn.Module):
-    """Features are the images; the head is their mean over the map and a linear layer."""
-
-    def __init__(self, recorded):
-        super().__init__()
-        self.last = nn.Linear(8, 5)
-        self.load_state_dict({"last.weight": recorded["head_weight"], "last.bias": recorded["head_bias"]})
-
-    def features(self, images):
-        return images
-
-    def head(self, features):
-        return self.last(features.mean(dim=(2, 3)))
-
-    def forward(self, images):
-        return self.head(self.features(images))
-
-
 def test_the_recorded_kinds(shared):
-    with np.load(shared / "golden" / "cafe_amr_gmm.npz") as file:
-        recorded = {key: torch.from_numpy(np.asarray(file[key])) for key in file.files}
-    nets = {}
-    for role in "hg":
-        nets[role] = ConvolutionalNet(8).eval()
-        own = {k.removeprefix(f"{role}."): v for k, v in recorded.items() if k.startswith(f"{role}.")}
-        nets[role].load_state_dict({k.replace(".conv.", ".").replace(".deconv.", "."): v for k, v in own.items()})
+    recorded = recording(shared, "cafe_amr_gmm")
+    network = Maps(recorded["head_weight"], recorded["head_bias"])
+    nets = {role: recorded_net(recorded, role).eval() for role in "hg"}
     natural, labels = recorded["features_natural"], recorded["labels"]
     instrument = recorded["features_adversarial"] - natural
     with torch.no_grad():
-        found = kind_logits(CausalFeatureMap(Recorded(recorded), nets["h"]), nets["g"], natural, instrument)
+        found = kind_logits(CausalFeatureMap(network, nets["h"]), nets["g"], natural, instrument)
         tested = nets["g"](instrument)
     names = ("logits_adversarial", "logits_counterfactual", "logits_causal", "logits_adversarial_causal")
     for kind, name in zip(KINDS, names, strict=True):

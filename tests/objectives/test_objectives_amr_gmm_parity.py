@@ -2,54 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from deconfound.attacks import PGD
 from deconfound.core.threat import ThreatModel
 from deconfound.models import CausalFeatureMap
-from deconfound.models.causal_nets import ConvolutionalNet
 from deconfound.objectives import AMRGMM
 from deconfound.objectives.amr_gmm import Play
+from recorded_game import Maps, ours, recorded_net, recording
 
 ATTACK = PGD(ThreatModel("linf", 0.1), steps=2, keep="last")
-
-
-class Maps(nn.Module):
-    """Features are the images, the head their mean and a linear layer, so that recorded features can be put in."""
-
-    def __init__(self, weight, bias):
-        super().__init__()
-        self.last = nn.Linear(weight.shape[1], len(weight))
-        self.last.weight, self.last.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
-
-    def features(self, images):
-        return images
-
-    def head(self, features):
-        return self.last(features.mean(dim=(2, 3)))
-
-    def forward(self, images):
-        return self.head(self.features(images))
-
-
-def recorded_net(recorded, role):
-    net, start = ConvolutionalNet(8), f"{role}."
-    own = {key.removeprefix(start): value for key, value in recorded.items() if key.startswith(start)}
-    net.load_state_dict({ours(key): value for key, value in own.items()})
-    return net
-
-
-def ours(key):
-    return key.replace(".conv.", ".").replace(".deconv.", ".")
-
-
-def recording(shared, name):
-    with np.load(shared / "golden" / f"{name}.npz") as file:
-        return {key: torch.from_numpy(np.asarray(file[key])) for key in file.files}
 
 
 def test_both_updates_follow_the_recorded_gradients(shared):

@@ -18,21 +18,10 @@ from deconfound.recipes.training import train
 from deconfound.records import EvaluationRecord
 from deconfound.store.weights import read_weights, write_weights
 from jobs import data_module, split
+from judged import untimed
 
 THREAT = ThreatModel("linf", 0.1)
 FAST = Judging(suite="quick", checks=False, curve=False, gallery=0)
-
-
-def comparable(record):
-    """What must repeat: everything but times."""
-    timed = {"seconds", "cpu_seconds", "notes"}
-    attacks = [attack.model_dump(exclude={"seconds"}) for attack in record.attacks]
-    return record.model_dump(exclude=timed | {"attacks"}) | {"attacks": attacks}
-
-
-def examples(count=24, classes=4, size=8):
-    generator = torch.Generator().manual_seed(5)
-    return torch.rand(count, 1, size, size, generator=generator), torch.arange(count) % classes
 
 
 @pytest.fixture
@@ -182,7 +171,7 @@ class TestJournal:
         lines[1] = json.dumps(entry, sort_keys=True)
         journal.write_text("\n".join(lines) + '\n{"piece": "cut o')
         resumed, path = evaluate_target(Target(target=str(run), n=40), self.small)
-        assert comparable(resumed) == comparable(whole)
+        assert untimed(resumed, "notes") == untimed(whole, "notes")
         assert resumed.seconds > 12345
         assert not journal.exists()
         assert path.exists()

@@ -8,16 +8,10 @@ import torch
 import deconfound
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
+from judged import untimed
 from toys import tiny_net
 
 THREAT = ThreatModel("linf", 0.1)
-
-
-def comparable(record):
-    """What must repeat: everything but times."""
-    timed = {"seconds", "cpu_seconds", "notes"}
-    attacks = [attack.model_dump(exclude={"seconds"}) for attack in record.attacks]
-    return record.model_dump(exclude=timed | {"attacks"}) | {"attacks": attacks}
 
 
 def examples(count=24, classes=4, size=8):
@@ -35,7 +29,7 @@ class TestTensors:
         model = tiny_net().double()
         one = self.judged(images.double(), labels, model)
         two = self.judged(images.double(), labels, model, batch_size=7)
-        assert comparable(one) == comparable(two)
+        assert untimed(one, "notes") == untimed(two, "notes")
         assert one.model == "Sequential"
         assert one.class_names == ("0", "1", "2", "3")
         assert model.training  # as it came
