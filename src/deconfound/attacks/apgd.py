@@ -156,7 +156,7 @@ class APGD(HuntingAttack):
         if threat.norm != "l1" or self.schedule != "flat":
             return threat.random_start(images, streams)
         normal = streams.fold("direction").normal(tuple(images.shape[1:]), images.dtype)
-        return threat.project(torch.add(images, normal, alpha=threat.box[1] - threat.box[0]), images)
+        return threat.project(torch.add(images, normal, alpha=threat.width), images)
 
     def _stages(self) -> list[tuple[ThreatModel, int]]:
         if self.schedule == "flat":

@@ -117,7 +117,7 @@ class CWL2(MinimumNorm):
         self, model: Classifier, chase: Chase, start: Tensor, weight: Tensor, low: Tensor, high: Tensor, search: int
     ) -> tuple[Tensor, ...]:
         """One minimisation; which points met an adversarial image, and the rows of the others that remain."""
-        half = (self.threat.box[1] - self.threat.box[0]) / 2
+        half = self.threat.width / 2
         middle = self.threat.box[0] + half
         latent = torch.atanh((start - middle) / half * INSIDE)
         first, second = torch.zeros_like(latent), torch.zeros_like(latent)

@@ -102,7 +102,6 @@ class NearestAttack(HuntingAttack):
         Raises:
             InputError: as in a call.
         """
-        box = self.threat.box
-        threat = self.threat.with_eps(box[1] - box[0])  # radius 0 would mean that nothing is searched
+        threat = self.threat.with_eps(self.threat.width)  # radius 0 would mean that nothing is searched
         given = (model, images, labels, streams, context, judge)
         return assault(self._seek, threat, *given, begins_clean=self._begins_clean)

@@ -5,6 +5,7 @@ Shapes: B examples; images (B, C, H, W), labels (B,) int64.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -72,35 +73,28 @@ class InTurn:
         Before a random judge that of any member which most draws misjudge.
         """
         streams = Streams(0, range(len(images))).to(images.device) if streams is None else streams
+
+        def attacked(member: Attack, left: Tensor) -> Tensor:
+            own = {name: value[left] for name, value in (context or {}).items()}
+            return member(model, images[left], labels[left], streams[left].fold(member.name), own, judge=judge)
+
         asked = as_judge(model if judge is None else judge)
         if isinstance(asked, RandomJudge):
-            return self._best(asked, model, images, labels, streams, context)
+            return self._best(Contest(asked, images, streams), labels, attacked)
         found = images.clone()
         for member in self.members:
             left = (found == images).flatten(1).all(dim=1).nonzero().squeeze(1)
             if not len(left):
                 break
-            own = {name: value[left] for name, value in (context or {}).items()}
-            part = streams[left].fold(member.name)
-            found[left] = member(model, images[left], labels[left], part, own, judge=judge)
+            found[left] = attacked(member, left)
         return found
 
-    def _best(
-        self,
-        judge: RandomJudge,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        streams: Streams,
-        context: Context | None,
-    ) -> Tensor:
-        contest, left = Contest(judge, images, streams), torch.arange(len(images), device=images.device)
+    def _best(self, contest: Contest, labels: Tensor, attacked: Callable[[Attack, Tensor], Tensor]) -> Tensor:
+        """What wins among all members' images; surely fallen examples are left alone by later members."""
+        left = torch.arange(len(labels), device=labels.device)
         for member in self.members:
             if not len(left):
                 break
-            own = {name: value[left] for name, value in (context or {}).items()}
-            part = streams[left].fold(member.name)
-            found = member(model, images[left], labels[left], part, own, judge=judge)
-            sure = contest.enter_asked(found, labels[left], left)
+            sure = contest.enter_asked(attacked(member, left), labels[left], left)
             left = left[torch.ones_like(left, dtype=torch.bool).index_fill(0, sure, False)]
         return contest.winners(labels)

@@ -95,14 +95,18 @@ class ThreatModel:
     def __str__(self) -> str:
         return f"{self.norm} {show_radius(self.eps)}"
 
+    @property
+    def width(self) -> float:
+        """The range of a pixel; in L-infinity a ball of this radius holds the whole box."""
+        return self.box[1] - self.box[0]
+
     def with_eps(self, eps: float | str) -> ThreatModel:
         """The same norm and box at another radius."""
         return ThreatModel(self.norm, eps, self.box)
 
     def widened(self, factor: float) -> ThreatModel:
         """The same at a multiple of the radius, in L-infinity of the box at most."""
-        width = self.box[1] - self.box[0] if self.norm == "linf" else math.inf
-        return self.with_eps(min(factor * self.eps, width))
+        return self.with_eps(min(factor * self.eps, self.width if self.norm == "linf" else math.inf))
 
     def project(self, candidates: Tensor, images: Tensor) -> Tensor:
         """The nearest allowed image in Euclidean distance, exactly, for images inside the box."""
@@ -132,7 +136,7 @@ class ThreatModel:
             gradient = self.unblocked(gradient, points)
         if self.norm == "linf":
             return gradient.sign()
-        spread = math.ceil(2 * self.eps / (self.box[1] - self.box[0]))
+        spread = math.ceil(2 * self.eps / self.width)
         return norms.steepest(gradient.flatten(1), self.norm, spread).view_as(gradient)
 
     def unblocked(self, gradient: Tensor, points: Tensor) -> Tensor:

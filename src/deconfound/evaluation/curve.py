@@ -38,8 +38,7 @@ class Curve:
 
 def diameter(threat: ThreatModel, size: int) -> float:
     """The largest distance between two images of ``size`` pixels in the box."""
-    width = threat.box[1] - threat.box[0]
-    return {"linf": width, "l2": width * math.sqrt(size), "l1": width * size}[threat.norm]
+    return threat.width * {"linf": 1, "l2": math.sqrt(size), "l1": size}[threat.norm]
 
 
 def curve_radii(threat: ThreatModel, size: int, given: Sequence[float | str] | None = None) -> tuple[float, ...]:
