@@ -12,7 +12,7 @@ from deconfound.analysis.effects import around, mean_of
 from deconfound.errors import InputError
 from deconfound.objectives import Inoculated
 from deconfound.recipes.analysing import Look, look_into
-from deconfound.recipes.cafe import UNBOUND
+from deconfound.recipes.cautions import UNBOUND
 from deconfound.recipes.loading import load_run
 from deconfound.recipes.players import restored
 from deconfound.recipes.training import train

@@ -123,6 +123,16 @@ class TestBook:
         assert (tiny.eps, tiny.objective.inversion_steps) == (4 / 255, 3)
         assert built("cafe-authors/trades").reference == "live"
 
+    @pytest.mark.parametrize("host", ["adv", "trades", "mart", "awp", "help"])
+    @pytest.mark.parametrize("prefix", ["", "-authors"])
+    @pytest.mark.parametrize("family", ["digits", "cifar", "tiny"])
+    def test_a_control_differs_in_the_causal_term_alone(self, host, prefix, family):
+        cafe, fair = (recipe(f"{kind}{prefix}/{host}", family=family).model_dump() for kind in ("cafe", "fair"))
+        own = {"recipe", "objective", "stages"}
+        assert {key: fair[key] for key in fair if key not in own} == {key: cafe[key] for key in cafe if key not in own}
+        assert fair["objective"]["host"] == cafe["objective"]["host"]
+        assert fair["stages"]["base"] == cafe["stages"]["base"]
+
     def test_the_game(self):
         found = built("amr-gmm", "objective.penalty=2", "objective.test=none", "objective.norm=shared")
         assert isinstance(found, AMRGMM)

@@ -1,4 +1,4 @@
-"""Stages that saw a run's validation images, or another threat model: said in the log and in the record, once."""
+"""Names that say something else, stages that saw validation images or another threat model: said once, and recorded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from deconfound.data import carve_validation
-from deconfound.recipes.cautions import stage_cautions
+from deconfound.recipes.cautions import recipe_cautions, stage_cautions
 from deconfound.recipes.entries import Stage
+from deconfound.recipes.resolve import names
 from deconfound.recipes.training import train
 from deconfound.records import TrainingRecord
 from jobs import data_module, split
@@ -88,6 +89,31 @@ def test_the_line_says_whose_seeds_and_sizes_they_are_and_what_follows():
 def test_a_base_of_another_threat_model_is_named(base, words, said):
     found = stage_cautions(recipe("fair/adv"), {"base": stage(recipe(base, *words.split()))}, 88)
     assert found == (() if said is None else (f"stages.base: trained under {said}, this run under linf 0.1",))
+
+
+AWP = "under a weight perturbation"
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "named", "own"),
+    [
+        ("standard", "objective=trades", "standard", "trades"),
+        ("cafe/adv", "objective.host=mart", "cafe on pgd-at", "cafe on mart"),
+        ("cafe/help", "objective.host.host=mart", f"cafe on help on trades {AWP}", f"cafe on help on mart {AWP}"),
+        ("pgd-at", "awp.gamma=0.01", "pgd-at", f"pgd-at {AWP}"),
+    ],
+)
+def test_a_name_that_says_another_objective(name, words, named, own):
+    line = f"recipe: tables and records call this run {name}, which is {named}, but it trains {own}"
+    assert recipe_cautions(recipe(name, *words.split())) == (line,)
+
+
+def test_a_recipe_as_it_is_or_with_other_weights_says_what_it_trains():
+    for name in names():
+        for family in ("digits", "cifar"):
+            assert recipe_cautions(recipe(name, "epochs=3", family=family)) == ()
+    assert recipe_cautions(recipe("awp", "awp.gamma=0.02", "objective=pgd-at")) == ()
+    assert recipe_cautions(recipe("cafe/trades", "objective.host.beta=3")) == ()
 
 
 class TestRuns:

@@ -34,9 +34,6 @@ images would always choose the largest one.
 """
 
 
-UNBOUND = "the penalty is 0, so nothing bounds the test function g: its moment may grow as long as it is trained"
-
-
 class AMRGMMSettings(ObjectiveSettings):
     """The game in the features of the stage ``base``.
 
@@ -156,13 +153,6 @@ def warn_of_radius(recipe: Recipe) -> None:
     settings = recipe.objective
     if isinstance(settings, CafeSettings) and settings.gamma is not None and recipe.norm == "linf":
         causal_inversion(settings.gamma, eps=recipe.eps)
-
-
-def cautions(recipe: Recipe) -> tuple[str, ...]:
-    """What to distrust in a run of a recipe whatever comes out of it, one line each; for its record and the log."""
-    settings = recipe.objective
-    unbound = isinstance(settings, AMRGMMSettings) and settings.penalty == 0 and settings.test == "learned"
-    return (UNBOUND,) if unbound else ()
 
 
 def _stepped(recipe: Recipe) -> Recipe:

@@ -23,8 +23,8 @@ from deconfound.data.naming import without_place
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes import machine
 from deconfound.recipes.beginning import begin
-from deconfound.recipes.cafe import cautions, warn_of_radius
-from deconfound.recipes.cautions import stage_cautions
+from deconfound.recipes.cafe import warn_of_radius
+from deconfound.recipes.cautions import recipe_cautions, stage_cautions
 from deconfound.recipes.compute import Compute, first_decides
 from deconfound.recipes.entries import Stage
 from deconfound.recipes.loading import build_model, load
@@ -179,9 +179,10 @@ class _Task:
         self.plans = plans
         self.build_on(foreseen(plans, ground, ready))
         count, new = len(ground.source), {name: one for name, one in self.stages.items() if name not in ready}
-        for line in (*cautions(recipe), *stage_cautions(recipe, new, count)):  # of others, who made them said so
+        own = recipe_cautions(recipe)
+        for line in (*own, *stage_cautions(recipe, new, count)):  # of others, who made them said so
             _logger.warning(line)
-        self.cautions = (*cautions(recipe), *stage_cautions(recipe, self.stages, count))
+        self.cautions = (*own, *stage_cautions(recipe, self.stages, count))
         for name in recipe.players:
             if name not in self.objective.players():
                 raise unknown_name("players", name, self.objective.players())

@@ -1,13 +1,22 @@
-"""What to distrust in a run because of the stages that it builds on, one line each; for its record and the log."""
+"""What to distrust in a run whatever comes out of it, one line each; for its record and the log."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
 from deconfound.data.splits import LARGEST_SHARE
-from deconfound.recipes.entries import Stage
+from deconfound.recipes.cafe import AMRGMMSettings
+from deconfound.recipes.entries import HostedSettings, ObjectiveSettings, Stage
 from deconfound.recipes.registry import entry_of
+from deconfound.recipes.resolve import resolve
 from deconfound.recipes.schema import Recipe
+
+UNBOUND = "the penalty is 0, so nothing bounds the test function g: its moment may grow as long as it is trained"
+
+
+def recipe_cautions(recipe: Recipe) -> tuple[str, ...]:
+    """A name that says another objective than the run's, and a game whose test function nothing bounds."""
+    return (*_other_name(recipe), *_unbound(recipe))
 
 
 def stage_cautions(recipe: Recipe, stages: Mapping[str, Stage], images: int) -> tuple[str, ...]:
@@ -19,6 +28,27 @@ def stage_cautions(recipe: Recipe, stages: Mapping[str, Stage], images: int) -> 
         images: of the data that all of them are trained on.
     """
     return (*_leaks(recipe, stages, images), *_other_threats(recipe, stages))
+
+
+def _other_name(recipe: Recipe) -> Iterator[str]:
+    usual = resolve({"recipe": recipe.recipe}, data=recipe.data, family=recipe.family)
+    named, own = (
+        _objectives(one.objective) + (" under a weight perturbation" if one.awp else "") for one in (usual, recipe)
+    )
+    if named != own:
+        yield f"recipe: tables and records call this run {recipe.recipe}, which is {named}, but it trains {own}"
+
+
+def _objectives(settings: ObjectiveSettings) -> str:
+    """The objective's name, and those of the hosts within it."""
+    inner = f" on {_objectives(settings.host)}" if isinstance(settings, HostedSettings) else ""
+    return f"{settings.name}{inner}"
+
+
+def _unbound(recipe: Recipe) -> Iterator[str]:
+    settings = recipe.objective
+    if isinstance(settings, AMRGMMSettings) and settings.penalty == 0 and settings.test == "learned":
+        yield UNBOUND
 
 
 def _leaks(recipe: Recipe, stages: Mapping[str, Stage], images: int) -> Iterator[str]:
