@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from deconfound.attacks import FGSM, PGD
 from deconfound.core.threat import ThreatModel
 from deconfound.evaluation import Probes, gradients, inspecting, masking, steadiness
 from deconfound.evaluation.referee import Sample
-from masking_scene import COUNT, data, scene
+from masking_scene import COUNT, HONEST, data, scene
 
 
 def test_undeclared_randomness(net):
@@ -53,6 +55,14 @@ def test_one_in_ten_zero_gradients_is_the_limit(net, share, passed):
     assert (check.measured, check.passed) == (share / 100, passed)
     look.sample = Sample(look.sample.batch, look.sample.streams, torch.zeros(100, dtype=torch.bool))
     assert gradients.zero_gradients(look).passed is None
+
+
+@pytest.mark.parametrize(("left_out", "passed"), [(None, None), ((), True), (("bpda", "eot"), False)])
+def test_attacks_that_are_declared_and_left_out(net, left_out, passed):
+    check = inspecting.declared_attacks(scene(net, replace(HONEST, left_out=left_out)))
+    assert (check.measured, check.passed) == (None if left_out is None else len(left_out), passed)
+    if not passed and left_out:
+        assert check.note.startswith("the suite leaves out bpda, eot: ")
 
 
 def test_probabilities(net):

@@ -11,7 +11,7 @@ from scipy import stats
 
 from deconfound.functional.statistics import paired_interval
 from deconfound.recipes.comparing import compare
-from deconfound.records import AttackResult, AuditResult, Spread, Threat
+from deconfound.records import AttackResult, AuditResult, ColumnResult, Spread, Threat
 from evaluation_records import evaluation
 
 
@@ -161,6 +161,37 @@ def test_unreliable_verdicts_and_other_attacks_are_warned_of(write):
         "a (pgd-at) and b (pgd-at) met different attacks or settings under the suite quick.",
     )
     assert found.pairs[0].robust is not None
+
+
+def test_attacks_that_ran_by_themselves_are_attacks_too(write):
+    def alone(steps, name="pgd"):
+        column = ColumnResult(
+            name=name,
+            group="alone",
+            threat="linf 0.1",
+            settings={"steps": steps},
+            n=2,
+            accuracy=0.5,
+            interval=(0.1, 0.9),
+        )
+        return evaluation("rb", model=f"{name}-{steps}", attacks=(), columns=(column,))
+
+    line = "a (pgd-at) and b (pgd-at) met different attacks or settings under the suite quick."
+    for other, said in ((alone(20), ()), (alone(40), (line,)), (alone(20, "square"), (line,))):
+        one, two = (record.model_copy(update={"model": name}) for record, name in ((alone(20), "a"), (other, "b")))
+        assert compare([write("a.json", one), write("b.json", two)]).warnings == said
+
+
+def test_judges_that_differ_are_said(write):
+    def drawn(draws, name):
+        judge = {"kind": "majority", "draws": draws}
+        spread = Spread(judge=judge, clean=(1.0,) * 5, robust=(0.5,) * 5, clean_deviation=0.0, robust_deviation=0.0)
+        return evaluation("rb", model=name, spread=spread)
+
+    for draws, lines in ((9, 2), (1, 3)):
+        found = compare([write("a.json", drawn(9, "a")), write("b.json", drawn(draws, "b"))]).warnings
+        assert len(found) == lines
+    assert found[-1].startswith("a (pgd-at) and b (pgd-at) were judged differently: majority of 9 draws, 5 seeds and")
 
 
 def test_audits_and_random_judges_are_said(write):

@@ -143,6 +143,24 @@ class TestOfAModel:
         assert len(record.spread.robust) == 5
         assert record.robust_accuracy < record.clean_accuracy
 
+    def test_a_random_model_that_did_not_meet_its_own_is_not_believed(self, light, source):
+        class Defended(Noisy):
+            def attack_surrogates(self):
+                return (DeclaredAttack(name="mean", surrogate=self.net, settings={"steps": 5}),)
+
+        def declared(model, suite):
+            asked = {"suite": suite, "budget": "demo", "checks": True, "index": torch.arange(8)}
+            record = adaptive(model, source, **asked)
+            (found,) = (check for check in record.verdict.checks if check.name == "declared attacks were run")
+            return found.passed, record.verdict
+
+        passed, verdict = declared(Defended(tiny_net(), 0.01), "rand")
+        assert (passed, verdict.reliable) == (False, False)
+        assert any("leaves out mean" in reason for reason in verdict.reasons)
+        assert declared(Defended(tiny_net(), 0.01), "adaptive")[0] is True
+        assert declared(Noisy(tiny_net(), 0.01), "rand")[0] is None
+        assert declared(Masked(), "quick")[0] is None  # another check's business
+
 
 class TestDeclared:
     """What is climbed, knowing what, and who judges."""

@@ -11,21 +11,9 @@ from rich.console import Console
 
 from deconfound.errors import InputError
 from deconfound.records import (
-    Accuracy,
-    ColumnResult,
-    Machine,
-    PairedDifference,
-    PairedTest,
     StudyAnalysis,
-    StudyDifference,
     StudyFigure,
-    StudyMean,
     StudyRecord,
-    StudyResult,
-    StudyRun,
-    StudyTest,
-    Threat,
-    Verdict,
 )
 from deconfound.reporting import (
     analyses_csv,
@@ -38,69 +26,12 @@ from deconfound.reporting import (
     study_view,
     svg,
 )
-
-MACHINE = Machine(device="cpu", processor="x", threads=1, versions={})
-DOUBT = Verdict(reliable=False, reasons=("the loss is | masked",))
-
-
-def result(robust, n=500, **changes):
-    fields = {
-        "judgement": f"adaptive-{n}", "question": "adaptive", "suite": "adaptive", "budget": "normal",
-        "threat": Threat(norm="linf", eps=0.3), "n": n, "seed": 0, "clean_accuracy": 0.98,
-        "clean_interval": (0.97, 0.99), "robust_accuracy": robust, "robust_interval": (robust - 0.02, robust + 0.02),
-        "verdict": Verdict(reliable=True), "surrogate": "itself", "seconds": 2.0,
-        "digests": {"model": "m", "data": "d"}, "machine": MACHINE,
-    }  # fmt: skip
-    return StudyResult(**(fields | changes))
-
-
-def run(name, seed, *results, control=None):
-    return StudyRun(
-        name=name, recipe=name, seed=seed, folder=f"{name}-{seed}", control=control, data="toy[train]",
-        data_digest="t", settings={}, recipe_digest="r", epochs_run=1, selected_epoch=None, parameters=1, seconds=1.0,
-        images_per_second=1.0, machine=MACHINE, results=results,
-    )  # fmt: skip
-
-
-def against(seed, difference, same=True):
-    found = PairedDifference(
-        only_first=9, only_second=1, difference=difference, interval=(difference - 0.03, difference + 0.03),
-        p_value=0.021, adjusted_p_value=0.043,
-    )  # fmt: skip
-    pair = PairedTest(first=f"new-{seed}", second=f"old-{seed}", n=500, robust=found, clean=found)
-    return StudyTest(method="new", control="old", question="adaptive", seed=seed, same_attacks=same, test=pair)
-
-
-def mean(name, robust):
-    return StudyMean(
-        name=name, question="adaptive", n=500, seeds=(0, 1), clean=(0.98, 0.98), robust=robust, clean_mean=0.98,
-        robust_mean=sum(robust) / 2, clean_deviation=0.0, robust_deviation=0.0141,
-    )  # fmt: skip
+from study_records import DOUBT, MACHINE, column, result, run, toy_study
 
 
 @pytest.fixture
 def record():
-    own = Accuracy(share=0.92, interval=(0.90, 0.94))
-    union = ColumnResult(name="all of them", group="union", threat="", n=500, accuracy=0.4, interval=(0.36, 0.44))
-    return StudyRecord(
-        study="toy",
-        definition={},
-        runs=(
-            run("old", 0, result(0.88)),
-            run("old", 1, result(0.86, verdict=DOUBT)),
-            run("new", 0, result(0.90, undeclared=own), result(0.5, judgement="unseen-500", question="unseen",
-                suite="unseen", columns=(union,)), control="old"),
-            run("new", 1, result(0.88), control="old"),
-        ),
-        means=(mean("old", (0.88, 0.86)), mean("new", (0.90, 0.88))),
-        tests=(against(0, 0.02), against(1, 0.04, same=False)),
-        differences=(
-            StudyDifference(method="new", control="old", question="adaptive", seeds=(0, 1), differences=(0.02, 0.04),
-                            mean=0.03, deviation=0.0141),
-        ),
-        missing=("new-2: training left",),
-        machine=MACHINE,
-    )  # fmt: skip
+    return toy_study()
 
 
 def test_every_accuracy_has_its_context(record):
@@ -142,8 +73,8 @@ def test_the_leaderboard_has_a_row_for_each_method_reliable_and_robust_first(rec
     assert board.headings == ("method", "seeds", "clean", "adaptive", "unseen", "against its control, adaptive")
     new, old = board.rows
     assert new == (
-        "new", "0, 1", "98.0 % ± 0.0", "89.0 % ± 1.4", "40.0 % [36.0, 44.0]",  # what all columns left
-        "+3.0 ± 1.4 to old, p 0.043, 0.043",
+        "new", "0, 1", "98.0 % ± 0.0", "89.0 % ± 1.4", "40.0 % [36.0, 44.0] (seeds 0)",  # what all columns left
+        "+3.0 ± 1.4 to old, p 0.043, 0.043 UNRELIABLE",
     )  # fmt: skip
     assert old[3:] == ("87.0 % ± 1.4 UNRELIABLE", "", "")
     best = run("best", 0, result(0.99, verdict=DOUBT))
@@ -166,7 +97,8 @@ def test_means_follow_all_their_values(record):
     assert [row[:2] for row in accuracies.rows] == [
         ("old", "0"), ("old", "1"), ("old", "mean of 0, 1"), ("new", "0"), ("new", "1"), ("new", "mean of 0, 1")
     ]  # fmt: skip
-    assert accuracies.rows[2][4] == "87.0 % ± 1.4 over seeds"
+    assert accuracies.rows[2][4:] == ("87.0 % ± 1.4 over seeds UNRELIABLE", "", "UNRELIABLE")
+    assert accuracies.rows[5][4:] == ("89.0 % ± 1.4 over seeds", "", "reliable")
 
 
 def test_differences_seed_by_seed_and_over_seeds(record):
@@ -174,10 +106,12 @@ def test_differences_seed_by_seed_and_over_seeds(record):
     assert differences.caption.endswith("on the same images; Holm over 2 of adaptive")
     assert differences.rows == (
         ("new - old", "adaptive", "0", "500", "+2.0 [-1.0, +5.0]", "0.021", "0.043"),
-        ("new - old", "adaptive", "1", "500", "+4.0 [+1.0, +7.0] †", "0.021", "0.043"),
-        ("new - old", "adaptive", "mean of 0, 1", "", "+3.0 ± 1.4 over seeds", "", ""),
+        ("new - old", "adaptive", "1", "500", "+4.0 [+1.0, +7.0] † UNRELIABLE", "0.021", "0.043"),
+        ("new - old", "adaptive", "mean of 0, 1", "", "+3.0 ± 1.4 over seeds UNRELIABLE", "", ""),
     )
     assert differences.remarks[0].startswith("† the two met different attacks")
+    assert differences.remarks[1].startswith("UNRELIABLE: so is the robust accuracy of one of the two")
+    assert len(differences.remarks) == 2  # no random judge
 
 
 def test_markdown_has_a_cell_for_every_heading(record):
@@ -193,11 +127,6 @@ def test_markdown_has_a_cell_for_every_heading(record):
 def test_a_study_without_controls_is_one_table(record):
     alone = record.model_copy(update={"tests": (), "differences": ()})
     assert len(study_grids(alone)) == 1
-
-
-def column(name, accuracy, group="alone"):
-    interval = (accuracy - 0.05, accuracy + 0.05)
-    return ColumnResult(name=name, group=group, threat="linf 0.3", n=100, accuracy=accuracy, interval=interval)
 
 
 def test_attackers_by_themselves_stand_side_by_side(record):
@@ -229,12 +158,12 @@ def test_a_union_alone_is_no_table_of_attackers(record):
 
 def test_rows_of_numbers(record):
     rows = list(csv.DictReader(io.StringIO(csv_table(record))))
-    assert len(rows) == 6  # five results and a column
+    assert len(rows) == 7  # five results and two columns
     first, new = rows[0], rows[2]
     assert (first["method"], first["robust"], first["eps"], first["difference"]) == ("old", "0.88", "0.3", "")
     assert (new["undeclared"], new["difference"], new["p_holm"], new["paired_n"]) == ("0.92", "0.02", "0.043", "500")
     assert (rows[1]["reliable"], rows[1]["reasons"]) == ("no", "the loss is | masked")
-    assert (rows[4]["column"], rows[4]["robust"], rows[4]["clean"]) == ("all of them", "0.4", "")
+    assert (rows[5]["column"], rows[5]["robust"], rows[5]["clean"]) == ("all of them", "0.4", "")
 
 
 def test_on_the_screen_and_on_the_page(record, make):

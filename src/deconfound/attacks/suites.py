@@ -194,7 +194,8 @@ def _single(name: str) -> Maker | None:
 def apart(made: Suite, transferred: Sequence[Attack] = ()) -> Suite:
     """Every attack of a suite by itself on everything that is right when clean, as a column of a table.
 
-    The robust accuracy stays what all of them leave together, which no column is below.
+    The robust accuracy stays what all of them leave together. No column is below it, but for rounding over the seeds of
+    a random judge, whose majority a column counts.
 
     Args:
         made: the suite.

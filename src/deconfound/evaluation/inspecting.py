@@ -37,6 +37,19 @@ def probabilities(scene: Scene) -> Check:
     return limited("logits, not probabilities", share, PROBABILITY_SHARE, share <= PROBABILITY_SHARE, found, fault)
 
 
+def declared_attacks(scene: Scene) -> Check:
+    """A random model has met the attacks that it declares against itself: its own gradient hides what these find.
+
+    It looks at the suite alone, so it accuses nobody by chance.
+    """
+    name, left_out = "declared attacks were run", scene.probes.left_out
+    if left_out is None:
+        return not_run(name, 0, "no random model that declares attacks against itself")
+    found = f"the suite leaves out {', '.join(left_out) or 'none of them'}"
+    fault = "a random model's own gradient may hide what they find; the suite adaptive runs them"
+    return limited(name, len(left_out), 0, not left_out, found, fault)
+
+
 def raw_pixels(scene: Scene) -> Check:
     """The model does not wait for normalised input: no known normalisation raises clean accuracy by over 5 points.
 

@@ -27,6 +27,7 @@ CHECKS: tuple[Callable[[Scene], Check], ...] = (
     comparing.noise_against_gradients,
     comparing.black_box_against_gradients,
     comparing.transfer_against_gradients,
+    inspecting.declared_attacks,
     comparing.accuracy_falls,
     comparing.full_range,
     inspecting.probabilities,

@@ -38,18 +38,21 @@ class Probes:
         black_box: an attack without gradients; None leaves its check out.
         transfer: other classifiers, each climbed by the iterative attack while the model judges; none leaves the
             check out.
+        left_out: names of attacks that a random model declares against itself and the suite does not run; None leaves
+            the check out.
     """
 
     single_step: AttackAt
     iterative: AttackAt
     black_box: AttackAt | None = None
     transfer: Sequence[Classifier] = ()
+    left_out: Sequence[str] | None = None
 
     def described(self, threat: ThreatModel) -> list[Any]:
-        """Name and settings of each attack, and the number of sources, as plain data for records."""
+        """Name and settings of each attack, the number of sources and what is left out, as plain data for records."""
         makers = (self.single_step, self.iterative, *([self.black_box] if self.black_box else []))
         made = [make(threat) for make in makers]
-        return [*([attack.name, dict(attack.settings())] for attack in made), len(self.transfer)]
+        return [*([attack.name, dict(attack.settings())] for attack in made), len(self.transfer), self.left_out]
 
 
 def affordable(spent: int, looked_at: int, allowed: int, most: int = MASKING_EXAMPLES) -> int:

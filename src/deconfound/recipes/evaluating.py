@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from deconfound.attacks import PGD, Square
 from deconfound.attacks.budgets import Budget, budget
 from deconfound.attacks.suites import Setting, Suite, apart, suite
 from deconfound.core.protocols import (
@@ -28,7 +26,7 @@ from deconfound.core.threat import ThreatModel
 from deconfound.core.types import DeclaredAttack
 from deconfound.data.families import family_of
 from deconfound.errors import require, unknown_name
-from deconfound.evaluation import Probes, Provenance
+from deconfound.evaluation import Provenance
 from deconfound.evaluation import evaluate as judge_model
 from deconfound.models.fast import ITSELF, Precision
 from deconfound.recipes import declaring, machine
@@ -36,11 +34,12 @@ from deconfound.recipes.asking import check_asked, check_settings
 from deconfound.recipes.judges import tagged, usual_judge
 from deconfound.recipes.loading import digest_of
 from deconfound.recipes.preparing import Prepared, classes_of, prepare
+from deconfound.recipes.probing import probe, probe_draws, probes
 from deconfound.recipes.resolve import family_radii
 from deconfound.records import EvaluationRecord
 from deconfound.store.weights import digest_tensors
 
-PROBE_STEPS, PROBE_QUERIES, PROBE_DRAWS = 20, 200, 5
+ADAPTIVE = "adaptive"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +145,7 @@ def run(
     declares = ready.surrogate if isinstance(ready.surrogate, DeclaresSurrogates) else model
     if judging.loops is not None:
         ready = _with_loops(ready, judging.loops, model)
-    plan = planned(judging, subject, ready, declares)
+    plan, draws = planned(judging, subject, ready, declares), probe_draws(judging.budget, stochastic=ready.stochastic)
     return judge_model(
         model,
         images,
@@ -161,8 +160,8 @@ def run(
         batch_size=ready.batch_size,
         surrogate=ready.surrogate,
         judge=_judge(subject, ready),
-        probes=_probes(judging, subject, ready) if judging.checks else None,
-        curve_attack=partial(_probe, draws=_draws(judging, ready)) if judging.curve else None,
+        probes=probes(subject.sources, draws, _left_out(judging, subject, declares)) if judging.checks else None,
+        curve_attack=probe(draws) if judging.curve else None,
         gallery=judging.gallery,
         provenance=replace(
             subject.provenance,
@@ -191,7 +190,7 @@ def planned(judging: Judging, subject: Subject, ready: Prepared, declares: nn.Mo
     Raises:
         InputError: no such suite, or one that does not fit the model.
     """
-    declared = (*declaring.of_model(declares), *subject.declared) if judging.suite == "adaptive" else ()
+    declared = _declared(subject, declares) if judging.suite == ADAPTIVE else ()
     setting = Setting(
         threat=subject.threat,
         classes=ready.classes or 10,
@@ -208,6 +207,18 @@ def planned(judging: Judging, subject: Subject, ready: Prepared, declares: nn.Mo
         return made
     climbed = declaring.transferred(subject.sources)
     return apart(made, declaring.built(climbed, subject.model, subject.threat, judging.spent))
+
+
+def _declared(subject: Subject, declares: nn.Module) -> tuple[DeclaredAttack, ...]:
+    return (*declaring.of_model(declares), *subject.declared)
+
+
+def _left_out(judging: Judging, subject: Subject, declares: nn.Module) -> tuple[str, ...] | None:
+    """Attacks that a random model declares and the suite does not run; None where it declares none, or is not one."""
+    declared = _declared(subject, declares) if isinstance(subject.model, StochasticClassifier) else ()
+    if not declared:
+        return None
+    return () if judging.suite == ADAPTIVE else tuple(one.name for one in declared)
 
 
 def _radii(subject: Subject) -> dict[str, float]:
@@ -235,24 +246,6 @@ def _within_budget(subject: Subject, judging: Judging) -> Subject:
     if not isinstance(labels, Tensor) or len(labels) != len(images):  # refused as it is
         return subject
     return replace(subject, images=images[:points], labels=labels[:points])
-
-
-def _draws(judging: Judging, ready: Prepared) -> int:
-    return min(PROBE_DRAWS, budget(judging.budget).draws) if ready.stochastic else 1
-
-
-def _probe(threat: ThreatModel, draws: int) -> PGD:
-    return PGD(threat, steps=PROBE_STEPS, draws=draws)
-
-
-def _probes(judging: Judging, subject: Subject, ready: Prepared) -> Probes:
-    draws = _draws(judging, ready)
-    return Probes(
-        single_step=partial(PGD, steps=1, relative_step=1.0, start="none", draws=draws, name="fgsm"),
-        iterative=partial(_probe, draws=draws),
-        black_box=partial(Square, queries=PROBE_QUERIES, draws=draws),
-        transfer=tuple(subject.sources.values()),
-    )
 
 
 def evaluate(

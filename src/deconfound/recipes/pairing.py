@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
+from typing import Any
 
 from deconfound.functional.statistics import holm, mcnemar, paired_interval
 from deconfound.records import (
@@ -14,6 +15,7 @@ from deconfound.records import (
     PairedDifference,
     PairedTest,
 )
+from deconfound.reporting.strength import judge_text
 from deconfound.reporting.text import clean, listing, percent, threat_text, verdict_text
 
 # Robust accuracies are comparable only where these are equal.
@@ -113,8 +115,13 @@ def adjusted(pairs: Sequence[PairedTest]) -> list[PairedTest]:
 
 
 def same_attacks(a: EvaluationRecord, b: EvaluationRecord) -> bool:
-    """Whether both met the same attacks with the same settings."""
-    return [(x.name, x.settings) for x in a.attacks] == [(x.name, x.settings) for x in b.attacks]
+    """Whether both met the same attacks with the same settings, those that ran by themselves among them."""
+    return _met(a) == _met(b)
+
+
+def _met(record: EvaluationRecord) -> list[tuple[str, str, dict[str, Any]]]:
+    alone = [(column.group, column.name, column.settings) for column in record.columns]
+    return [*(("", attack.name, attack.settings) for attack in record.attacks), *alone]
 
 
 def _provisos(label: str, record: EvaluationRecord) -> list[str]:
@@ -139,4 +146,6 @@ def _reservations(pair: PairedTest, a: EvaluationRecord, b: EvaluationRecord) ->
         lines.append(f"{both} are tested on the {pair.n} examples that both saw, of n {a.n} and n {b.n}.")
     if not same_attacks(a, b):
         lines.append(f"{both} met different attacks or settings under the suite {clean(a.suite)}.")
+    if a.spread is not None and b.spread is not None and a.spread.judge != b.spread.judge:
+        lines.append(f"{both} were judged differently: {judge_text(a.spread)} and {judge_text(b.spread)}.")
     return lines

@@ -96,11 +96,14 @@ def survivors_figure(record: EvaluationRecord) -> Figure:
     """What is left after each stage of the suite: correct on clean images, then after each attack, out of n.
 
     The bar of an attack that saw a sample of the survivors only is pale; how many it saw stands in place of a share.
+    Of a random judge every bar counts examples that its majority has right.
 
     Args:
         record: one evaluation; without attacks only the first bar is drawn.
     """
-    first = record.attacks[0].attacked if record.attacks else round(_or_zero(record.clean_accuracy) * record.n)
+    first = sum(one.broken_by != "clean" for one in record.outcomes) if record.outcomes else None
+    if first is None:  # a record without its examples
+        first = round(_or_zero(record.clean_accuracy) * record.n)
     stages = [("clean images", first), *((attack.name, attack.survivors) for attack in record.attacks)]
     total = max(record.n, 1)
     with house_style():

@@ -15,8 +15,9 @@ from deconfound.reporting.plain import plain_table
 from deconfound.reporting.strength import deviation_text
 from deconfound.reporting.study_analyses import analysis_grids
 from deconfound.reporting.study_columns import attacker_grids
+from deconfound.reporting.study_doubt import MAJORITY, MARK, PAIRS, answers, doubts, mark, random_judges, robust
 from deconfound.reporting.study_leaderboard import leaderboard_grid, questions
-from deconfound.reporting.text import clean, interval, listing, percent, threat_text, verdict_text
+from deconfound.reporting.text import clean, interval, listing, percent, threat_text
 
 DAGGER = "†"
 DIFFERENT = f"{DAGGER} the two met different attacks, such as those that each declares against itself"
@@ -56,22 +57,11 @@ def accuracy_grid(record: StudyRecord) -> Grid:
         rows += [_run_row(run, asked, split, own) for run in mine]
         over = [mean for mean in record.means if mean.name == name and len(mean.seeds) > 1]
         if over:
-            rows.append(_mean_row(name, over, asked, split))
+            rows.append(_mean_row(record, name, over, asked, split))
     data = listing(list(dict.fromkeys(clean(run.data).partition("[")[0] for run in record.runs)))
     caption = f"Accuracy with 95 % Wilson intervals: {', '.join([data, *shared])}"
-    remarks = (*_doubts(record), *_missing(record))
+    remarks = (*doubts(record), *_missing(record))
     return Grid(caption, (*headings, "verdict"), tuple(rows), remarks)
-
-
-def _doubts(record: StudyRecord) -> list[str]:
-    """Why results cannot be relied on, one line for each reason of a run."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for run in record.runs:
-        for one in run.results:
-            if not one.verdict.reliable:
-                key = (f"{clean(run.name)}, seed {run.seed}", verdict_text(one.verdict))
-                found.setdefault(key, []).append(clean(one.question))
-    return [f"{name}: {listing(questions)} {text}" for (name, text), questions in found.items()]
 
 
 def _missing(record: StudyRecord) -> list[str]:
@@ -107,19 +97,22 @@ def _undeclared_cell(one: StudyResult | None) -> str:
     if one is None:
         return ""
     if one.undeclared is None:  # it declares none, so that the suite is without them
-        return f"{percent(one.robust_accuracy)} {interval(*one.robust_interval)}"
-    return f"{percent(one.undeclared.share)} {interval(*one.undeclared.interval)}"
+        return f"{percent(one.robust_accuracy)} {interval(*one.robust_interval)}{_doubt(one)}"
+    return f"{percent(one.undeclared.share)} {interval(*one.undeclared.interval)}{_doubt(one)}"
+
+
+def _doubt(one: StudyResult) -> str:
+    return "" if one.verdict.reliable else MARK
 
 
 def _robust_cell(one: StudyResult, own: Sequence[Callable[[StudyResult], str]]) -> str:
     deviation = "" if one.deviation is None else f" {deviation_text(one.deviation)}"
     facts = f" ({', '.join(fact(one) for fact in own)})" if own else ""
-    doubt = "" if one.verdict.reliable else " UNRELIABLE"
-    union = next((column for column in one.columns if column.group == "union"), None)
-    seen = f"{percent(one.robust_accuracy)}{deviation} {interval(*one.robust_interval)}{facts}{doubt}"
-    if union is None or union.accuracy == one.robust_accuracy:
+    seen = f"{percent(one.robust_accuracy)}{deviation} {interval(*one.robust_interval)}{facts}{_doubt(one)}"
+    left, ends = robust(one)
+    if left == one.robust_accuracy:
         return seen
-    return f"{seen}; all columns together {percent(union.accuracy)} {interval(*union.interval)}"
+    return f"{seen}; all columns together {percent(left)} {interval(*ends)}"
 
 
 def _verdicts(results: Sequence[StudyResult]) -> str:
@@ -128,14 +121,21 @@ def _verdicts(results: Sequence[StudyResult]) -> str:
     return "reliable" if all(one.verdict.reliable for one in results) else "UNRELIABLE"
 
 
-def _mean_row(name: str, over: Sequence[StudyMean], asked: Sequence[str], split: Sequence[str]) -> tuple[str, ...]:
+def _mean_row(
+    record: StudyRecord, name: str, over: Sequence[StudyMean], asked: Sequence[str], split: Sequence[str]
+) -> tuple[str, ...]:
     first = max(over, key=lambda mean: mean.n)
     cells = [clean(name), f"mean of {', '.join(map(str, first.seeds))}", _over(first.clean_mean, first.clean_deviation)]
     for question in asked:
         mean = next((mean for mean in over if mean.question == question), None)
         cells += [""] if question in split else []
-        cells.append("" if mean is None else _over(mean.robust_mean, mean.robust_deviation))
-    return (*cells, "")
+        if mean is None:
+            cells.append("")
+            continue
+        seeds = "" if mean.seeds == first.seeds else f" (seeds {', '.join(map(str, mean.seeds))})"
+        doubt = mark(record, [name], question, mean.seeds)
+        cells.append(f"{_over(mean.robust_mean, mean.robust_deviation)}{seeds}{doubt}")
+    return (*cells, _verdicts([one for question in asked for _, one in answers(record, name, question)]))
 
 
 def _over(mean: float, deviation: float | None) -> str:
@@ -149,36 +149,39 @@ def difference_grid(record: StudyRecord) -> Grid:
     for test in record.tests:
         groups.setdefault((test.method, test.control, test.question), []).append(test)
     for key, tests in groups.items():
-        rows += [_test_row(test) for test in tests]
+        rows += [_test_row(record, test) for test in tests]
         over = next((d for d in record.differences if (d.method, d.control, d.question) == key), None)
         if over is not None and len(over.seeds) > 1:
-            rows.append(_difference_row(over))
+            rows.append(_difference_row(record, over))
     families = [f"{sum(t.question == q and not t.test.not_compared for t in record.tests)} of {clean(q)}"
                 for q in dict.fromkeys(test.question for test in record.tests)]  # fmt: skip
     caption = f"Method minus control in points of robust accuracy on the same images; Holm over {listing(families)}"
     headings = ("method - control", "question", "seed", "n", "difference", "McNemar p", "p Holm")
     marked = any(not test.same_attacks and not test.test.not_compared for test in record.tests)
-    return Grid(caption, headings, tuple(rows), (DIFFERENT,) if marked else ())
+    doubted = any(MARK in row[4] for row in rows)
+    said = ((DIFFERENT, marked), (PAIRS, doubted), (MAJORITY, random_judges(record)))
+    return Grid(caption, headings, tuple(rows), tuple(line for line, needed in said if needed))
 
 
-def _test_row(one: StudyTest) -> tuple[str, ...]:
+def _test_row(record: StudyRecord, one: StudyTest) -> tuple[str, ...]:
     name = f"{clean(one.method)} - {clean(one.control)}"
     found = one.test.robust
     if found is None:
         return name, clean(one.question), str(one.seed), "", f"not compared: {clean(one.test.not_compared)}", "", ""
-    mark = "" if one.same_attacks else f" {DAGGER}"
+    dagger = "" if one.same_attacks else f" {DAGGER}"
+    doubt = mark(record, [one.method, one.control], one.question, [one.seed])
     low, high = found.interval
-    difference = f"{points(found.difference)} [{points(low)}, {points(high)}]{mark}"
+    difference = f"{points(found.difference)} [{points(low)}, {points(high)}]{dagger}{doubt}"
     p_values = p_text(found.p_value), p_text(found.adjusted_p_value)
     return name, clean(one.question), str(one.seed), str(one.test.n), difference, *p_values
 
 
-def _difference_row(over: StudyDifference) -> tuple[str, ...]:
+def _difference_row(record: StudyRecord, over: StudyDifference) -> tuple[str, ...]:
     spread = "" if over.deviation is None else f" {deviation_text(over.deviation)} over seeds"
+    doubt = mark(record, [over.method, over.control], over.question, over.seeds)
     seeds = f"mean of {', '.join(map(str, over.seeds))}"
-    return f"{clean(over.method)} - {clean(over.control)}", clean(over.question), seeds, "", (
-        f"{points(over.mean)}{spread}"
-    ), "", ""  # fmt: skip
+    name = f"{clean(over.method)} - {clean(over.control)}"
+    return name, clean(over.question), seeds, "", f"{points(over.mean)}{spread}{doubt}", "", ""
 
 
 def markdown_table(record: StudyRecord) -> str:

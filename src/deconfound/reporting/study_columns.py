@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from deconfound.records import ColumnResult, StudyRecord, StudyResult, StudyRun
 from deconfound.reporting.grid import Grid
+from deconfound.reporting.study_doubt import MAJORITY, MARK
 from deconfound.reporting.text import clean, listing, percent
 
 SHOWN = ("alone", "column", "transfer")
@@ -41,8 +42,9 @@ def _grid(record: StudyRecord, question: str) -> Grid:
         f"Accuracy under each attacker by itself, {clean(question)}, {sizes}; no 95 % interval of these is wider than"
         f" {100 * _widest(found):.1f} points"
     )
-    headings = ("attacker", *(_heading(record, run) for run, _ in asked))
-    return Grid(caption, headings, tuple(rows), tuple(_remarks(asked)))
+    headings = ("attacker", *(_heading(record, run, one) for run, one in asked))
+    random = [MAJORITY] if any(one.deviation is not None for _, one in asked) else []
+    return Grid(caption, headings, tuple(rows), (*_remarks(asked), *random))
 
 
 def _named(column: ColumnResult) -> str:
@@ -59,9 +61,9 @@ def _cell(column: ColumnResult | None) -> str:
     return NOTHING if column is None else percent(column.accuracy)
 
 
-def _heading(record: StudyRecord, run: StudyRun) -> str:
+def _heading(record: StudyRecord, run: StudyRun, one: StudyResult) -> str:
     several = sum(other.name == run.name for other in record.runs) > 1
-    return clean(run.name) + (f", seed {run.seed}" if several else "")
+    return clean(run.name) + (f", seed {run.seed}" if several else "") + ("" if one.verdict.reliable else MARK)
 
 
 def _widest(found: Iterable[dict[str, ColumnResult]]) -> float:

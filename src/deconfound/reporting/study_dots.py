@@ -11,7 +11,8 @@ from deconfound.errors import require
 from deconfound.records import StudyRecord
 from deconfound.reporting.figures import house_style, settled
 from deconfound.reporting.inline_svg import INK, SERIES
-from deconfound.reporting.study_leaderboard import leaderboard_grid, questions, robust
+from deconfound.reporting.study_doubt import robust
+from deconfound.reporting.study_leaderboard import leaderboard_grid, questions
 from deconfound.reporting.text import short
 
 _ROBUST, _CLEAN, _DOUBTED = SERIES[0], SERIES[4], SERIES[1]

@@ -1,0 +1,74 @@
+"""What of a study cannot be relied on, and what a question left, said alike in each of its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from deconfound.records import StudyRecord, StudyResult
+from deconfound.reporting.text import clean, listing, verdict_text
+
+MARK = " UNRELIABLE"
+PAIRS = "UNRELIABLE: so is the robust accuracy of one of the two, or of both; the table of accuracies says why"
+MAJORITY = "of a random judge, examples count by the majority over its seeds; its accuracies are means over the seeds"
+
+_WITHIN = ("alone", "transfer", "union")
+"""Groups of attackers that stay inside the threat model, so that what they break counts for the robust accuracy."""
+
+
+def answers(
+    record: StudyRecord, name: str, question: str, seeds: Collection[int] | None = None
+) -> list[tuple[int, StudyResult]]:
+    """A method's answers to a question, each with its seed.
+
+    Args:
+        record: of the study.
+        name: of the method.
+        question: that was asked.
+        seeds: only these; None for all.
+    """
+    runs = [run for run in record.runs if run.name == name and (seeds is None or run.seed in seeds)]
+    return [(run.seed, one) for run in runs for one in run.results if one.question == question]
+
+
+def mark(record: StudyRecord, names: Collection[str], question: str, seeds: Collection[int] | None = None) -> str:
+    """`` UNRELIABLE`` where an answer of any of these methods is, nothing otherwise.
+
+    Args:
+        record: of the study.
+        names: of methods.
+        question: that was asked.
+        seeds: only these; None for all.
+    """
+    found = [one for name in names for _, one in answers(record, name, question, seeds)]
+    return "" if all(one.verdict.reliable for one in found) else MARK
+
+
+def robust(one: StudyResult) -> tuple[float, tuple[float, float]]:
+    """What all that a question asked left together, and its interval.
+
+    Attackers by themselves that go beyond the threat model leave less than the robust accuracy says. Where all stay
+    inside it, the two are the same; of a random judge the robust accuracy is the mean over its seeds, as elsewhere.
+
+    Args:
+        one: answer to the question.
+    """
+    union = next((column for column in one.columns if column.group == "union"), None)
+    if union is None or all(column.group in _WITHIN for column in one.columns):
+        return one.robust_accuracy, one.robust_interval
+    return union.accuracy, union.interval
+
+
+def doubts(record: StudyRecord) -> list[str]:
+    """Why results cannot be relied on, one line for each reason of a run."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for run in record.runs:
+        for one in run.results:
+            if not one.verdict.reliable:
+                key = (f"{clean(run.name)}, seed {run.seed}", verdict_text(one.verdict))
+                found.setdefault(key, []).append(clean(one.question))
+    return [f"{name}: {listing(questions)} {text}" for (name, text), questions in found.items()]
+
+
+def random_judges(record: StudyRecord) -> bool:
+    """Whether any answer is that of a random judge."""
+    return any(one.deviation is not None for run in record.runs for one in run.results)
