@@ -189,6 +189,7 @@ MAKERS: Mapping[str, Callable[[str], str]] = {
     "examples": _examples,
     "families": _families,
     "found": measured.found,
+    "standing": measured.standing,
     "hours": measured.hours,
     "leaderboard": measured.leaderboard,
     "list": _listing,

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deconfound.records import Machine, StudyRecord, StudyRun
+from deconfound.records import Machine, StudyRecord, StudyRun, StudyTest
 from deconfound.reporting import leaderboard_grid, markdown_table
+from deconfound.reporting.comparison import p_text, points
 from deconfound.reporting.grid import markdown_rows as table
+from deconfound.reporting.study_doubt import mark
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
@@ -20,9 +22,12 @@ def study(name: str) -> str:
     record = StudyRecord.read(RESULTS / f"{name}.json")
     judged = sum(one.seconds for run in record.runs for one in run.results)
     hours = f"{sum(run.seconds for run in record.runs) / 3600:.1f} hours of training, {judged / 3600:.1f} of judging"
-    seen = _where(record.machine)
-    source = f"`benchmarks/results/{name}.json`, commit `{record.commit[:12] or 'unknown'}`"
-    return f"{markdown_table(record)}\n{hours} ({seen}). Source: {source}."
+    machines = [one.machine for run in record.runs for one in (run, *run.results)]
+    seen = "; ".join(dict.fromkeys(map(_where, machines)))
+    commits = ", ".join(dict.fromkeys(f"`{one.commit[:12]}`" for one in machines if one.commit))
+    made = f" Runs and judgements by {commits}." if commits else ""
+    source = f"`benchmarks/results/{name}.json`, written at `{record.commit[:12] or 'an unknown commit'}`"
+    return f"{markdown_table(record)}\n{hours} ({seen}).{made} Source: {source}."
 
 
 def leaderboard(name: str) -> str:
@@ -43,6 +48,31 @@ def found(words: str) -> str:
             rows = [row for row in grid.rows if row[0] in asked]
             parts.append(f"{record.about}\n\n{replace(grid, rows=tuple(rows)).markdown()}")
     return "\n\n".join(parts) or "Nothing yet: the studies that have these methods are defined, and not run."
+
+
+def standing(words: str) -> str:
+    """Some methods minus their controls in every committed study: one row for each question."""
+    asked, rows = set(words.split()), []
+    for file in sorted(RESULTS.glob("*.json")):
+        if json.loads(file.read_text()).get("kind") == StudyRecord.expected_kind:
+            rows += _stands(StudyRecord.read(file), asked)
+    return table(("study", "method - control", "question", "n", "difference by seed, points", "p Holm by seed"), rows)
+
+
+def _stands(record: StudyRecord, asked: set[str]) -> list[tuple[str, ...]]:
+    groups: dict[tuple[str, str, str], list[StudyTest]] = {}
+    for test in record.tests:
+        if test.method in asked and test.test.robust is not None:
+            groups.setdefault((test.method, test.control, test.question), []).append(test)
+    rows = []
+    for (method, control, question), tests in groups.items():
+        found = [(test, test.test.robust) for test in tests if test.test.robust is not None]
+        doubts = [mark(record, (method, control), question, [test.seed]) for test, _ in found]
+        by_seed = [f"{points(one.difference)}{doubt}" for (_, one), doubt in zip(found, doubts, strict=True)]
+        p_values = [p_text(one.adjusted_p_value) for _, one in found]
+        sizes = " and ".join(sorted({str(test.test.n) for test in tests}))
+        rows.append((record.study, f"{method} - {control}", question, sizes, ", ".join(by_seed), ", ".join(p_values)))
+    return rows
 
 
 def pivot(words: str) -> str:

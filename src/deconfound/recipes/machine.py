@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -24,8 +25,12 @@ def version(package: str) -> str:
         return "not installed"
 
 
+@cache
 def commit() -> str:
-    """The commit that this library runs from, with ``-dirty`` where files differ from it; empty outside a checkout."""
+    """The commit that this library runs from, with ``-dirty`` where files differ from it; empty outside a checkout.
+
+    It is asked for once: what a process has loaded is what lay there when it began.
+    """
     here, git = Path(__file__), shutil.which("git")
     if git is None:
         return ""
@@ -49,8 +54,9 @@ def processor_name() -> str:
 
 
 def describe(device: torch.device | str = "cpu") -> Machine:
-    """Device, processor, threads and versions."""
+    """Device, processor, threads, versions and commit."""
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     versions = {package: version(package) for package in _PACKAGES} | {"python": platform.python_version()}
-    return Machine(device=name, processor=processor_name(), threads=torch.get_num_threads(), versions=versions)
+    threads = torch.get_num_threads()
+    return Machine(device=name, processor=processor_name(), threads=threads, versions=versions, commit=commit())

@@ -42,12 +42,13 @@ class Threat(Record):
 
 
 class Machine(Record):
-    """Where a figure was measured."""
+    """Where a figure was measured, and by which commit of the library where it runs from a checkout."""
 
     device: str
     processor: str
     threads: int
     versions: dict[str, str]
+    commit: str = ""
 
 
 class VersionedRecord(Record):

@@ -170,7 +170,7 @@ class StudyRecord(VersionedRecord):
         definition: the study as it was defined, without the place of the data.
         tests: adjusted by Holm over all tests of one question; robust and clean accuracy apart.
         missing: what is defined and not done yet, or went wrong, one line each.
-        commit: of the library, where it runs from a checkout.
+        commit: of the library that wrote this, where it runs from a checkout; each run and result has its own.
     """
 
     expected_kind: ClassVar[str] = "study"
