@@ -22,7 +22,7 @@ from deconfound.core.origin import Origin
 from deconfound.core.pictures import png
 from deconfound.core.protocols import Attack, ImageSource, Monitor
 from deconfound.errors import require
-from deconfound.functional.style import Basis, deflated_basis, exact_basis, leakage, unit
+from deconfound.functional.style import Basis, deflated_basis, exact_basis, leakage, left_out, unit
 from deconfound.records import Neighbour, StyleBasis, StyleQuery, StyleRecord
 
 QUERIES, NEIGHBOURS = 8, 5
@@ -60,11 +60,8 @@ def bases_of(weight: Tensor, covariance: Tensor, anchors: Tensor) -> dict[str, B
         anchors: orthonormal rows, (d, d).
     """
     crossed = weight.detach() @ covariance
-    made = {"exact": exact_basis(crossed, anchors), "deflation": (deflated_basis(crossed, anchors), len(weight))}
-    return {
-        name: Basis(matrix, removed, float(leakage(crossed.double(), matrix.double())))
-        for name, (matrix, removed) in made.items()
-    }
+    made = {"exact": exact_basis(crossed, anchors), "deflation": deflated_basis(crossed, anchors)}
+    return {name: Basis(matrix, float(leakage(crossed.double(), matrix.double()))) for name, matrix in made.items()}
 
 
 def analyse_style(
@@ -128,7 +125,7 @@ def _basis(parts: StyleParts, name: str, seen: Observed, batch_size: int, device
     return StyleBasis(
         name=name,
         trained=name == parts.trained,
-        removed=basis.removed,
+        removed=left_out(weight @ covariance, basis.matrix.detach().cpu()),
         leakage=basis.leakage,
         stored=stored_correlations(weight, covariance, basis.matrix.detach().cpu()),
         held_out=measured_correlations(content, style),

@@ -82,7 +82,7 @@ class StyleBasis(Record):
     Attributes:
         name: ``exact`` or ``deflation``.
         trained: whether the run's style predictor g was trained on this basis.
-        removed: directions of content that the basis leaves out.
+        removed: directions of content, the row space of W Sigma, that the basis leaves out, counted by rank at 1e-5.
         leakage: largest absolute cosine between rows of W Sigma and rows of B.
         stored: correlations under the run's own running covariance Sigma.
         held_out: correlations over the images of the analysis; n of them leave about 1 / sqrt(n) of noise in each.

@@ -12,7 +12,7 @@ from deconfound.reporting.style_rows import basis_cells, basis_name, reader_rows
 from deconfound.reporting.text import analysis_labels, clean
 
 _TALL = {
-    "removed": "directions of content removed",
+    "removed": "directions of content left out",
     "leakage": "leakage, largest |cos| of W Σ and B",
     "under Σ, largest": "correlation under Σ, largest",
     "under Σ, mean": "correlation under Σ, mean",
