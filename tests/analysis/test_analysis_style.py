@@ -243,6 +243,14 @@ class TestBadInput:
         with pytest.raises(InputError, match=r"^features: got \(.*\); expected vectors \(B, d\)"):
             analysed(parts, source)
 
+    def test_features_that_are_not_finite(self, source):
+        model = Linear(quadrants())
+        parts = parts_of(model, source)
+        plain = model.features
+        model.features = lambda images: plain(images).clone().index_fill_(1, torch.tensor([5]), float("nan"))
+        with pytest.raises(InputError, match=r"^features: got '200 of 12800 not finite'; expected finite numbers"):
+            analysed(parts, source)
+
     def test_images_outside_the_box(self, source):
         wrong = ToySource(count=8)
         wrong.images = wrong.images * 255

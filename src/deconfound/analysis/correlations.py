@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deconfound.errors import require
 from deconfound.records import Correlations
 
 # Below this share of the largest variance a coordinate is constant up to rounding, and correlates with nothing.
@@ -24,8 +25,12 @@ def stored_correlations(weight: Tensor, covariance: Tensor, basis: Tensor) -> Co
         weight: of the last layer, (K, d).
         covariance: of the unit features, (d, d).
         basis: (d, d).
+
+    Raises:
+        InputError: numbers that are not finite.
     """
-    weight, covariance, basis = weight.double(), covariance.double(), basis.double()
+    weight, covariance = finite("weight", weight.double()), finite("covariance", covariance.double())
+    basis = finite("basis", basis.double())
     crossed = weight @ covariance
     content = (crossed * weight).sum(dim=1)
     style = (basis @ covariance * basis).sum(dim=1)
@@ -39,12 +44,31 @@ def measured_correlations(content: Tensor, style: Tensor) -> Correlations:
         content: (N, K).
         style: (N, d).
 
+    Raises:
+        InputError: numbers that are not finite.
+
     >>> column = torch.arange(4.0)[:, None]
     >>> round(measured_correlations(column, torch.cat([column, -column], dim=1)).mean, 6)
     1.0
     """
-    content, style = (x.double() - x.double().mean(dim=0) for x in (content, style))
+    content, style = finite("content", content.double()), finite("style", style.double())
+    content, style = content - content.mean(dim=0), style - style.mean(dim=0)
     return _summary(content.T @ style, content.square().sum(dim=0), style.square().sum(dim=0))
+
+
+def finite(field: str, numbers: Tensor) -> Tensor:
+    """The numbers, refused unless all are finite: no comparison is true of NaN, so it would pass for uncorrelated.
+
+    Args:
+        field: what an error calls them.
+        numbers: any shape.
+
+    Raises:
+        InputError: any is NaN or infinite.
+    """
+    bad = int((~numbers.isfinite()).sum())
+    require(not bad, field, f"{bad} of {numbers.numel()} not finite", "finite numbers")
+    return numbers
 
 
 def _summary(products: Tensor, content: Tensor, style: Tensor) -> Correlations:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from deconfound.analysis.attacker import attack_fields
-from deconfound.analysis.correlations import measured_correlations, stored_correlations
+from deconfound.analysis.correlations import finite, measured_correlations, stored_correlations
 from deconfound.analysis.neighbours import nearest, queries, same_class
 from deconfound.analysis.observing import Observed, SplitClassifier, device_of, observe, quiet
 from deconfound.analysis.readers import reader
@@ -58,8 +58,11 @@ def bases_of(weight: Tensor, covariance: Tensor, anchors: Tensor) -> dict[str, B
         weight: W, (K, d).
         covariance: Sigma, (d, d).
         anchors: orthonormal rows, (d, d).
+
+    Raises:
+        InputError: numbers that are not finite, such as weights of a training that diverged.
     """
-    crossed = weight.detach() @ covariance
+    crossed = finite("weight", weight.detach()) @ finite("covariance", covariance)
     made = {"exact": exact_basis(crossed, anchors), "deflation": deflated_basis(crossed, anchors)}
     return {name: Basis(matrix, float(leakage(crossed.double(), matrix.double()))) for name, matrix in made.items()}
 
@@ -90,7 +93,7 @@ def analyse_style(
         monitor: shows progress.
 
     Raises:
-        InputError: bad input, such as images outside [0, 1].
+        InputError: bad input, such as images outside [0, 1] or features that are not finite.
 
     Source: Zhang et al. 2022, sections 3 and 5; the table and the comparison of bases are ours.
     """
@@ -101,6 +104,7 @@ def analyse_style(
         seen = observe(
             parts.model, source, index, attack, seed=seed, batch_size=batch_size, device=device, monitor=monitor
         )
+        finite("features", seen.natural.features)
         bases = tuple(_basis(parts, name, seen, batch_size, device) for name in parts.bases)
         shown = _queries(parts, source, index, seen, device)
     return StyleRecord(

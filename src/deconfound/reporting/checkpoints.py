@@ -39,7 +39,7 @@ def correlation_text(one: RankCorrelation) -> str:
     """A rank correlation with its p-value, in words."""
     pair = f"{clean(one.measure)} and accuracy under the attack"
     if not math.isfinite(one.rho):
-        return f"{pair}: no rank correlation, one of them is the same in all epochs"
+        return f"{pair}: no rank correlation, one of them is the same in all epochs or not a number"
     how = "exact" if one.exact else "Student's t"
     return f"{pair}: Spearman {value_text(one.rho)}, p {p_text(one.p_value)} ({how})"
 
