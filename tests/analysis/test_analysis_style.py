@@ -99,6 +99,11 @@ def test_exact_does_not_correlate_and_deflation_does(source):
     assert deflated.stored.largest > 0.1
     assert deflated.held_out.largest == pytest.approx(deflated.stored.largest, abs=1e-3)
     assert deflated.leakage > 0.05
+    assert exact.stored.canonical_mean_square < 1e-6
+    assert exact.recovered == pytest.approx(0, abs=1e-4)
+    assert deflated.stored.canonical_mean_square == pytest.approx(3 / 4, abs=1e-3)  # all but the last row of W S
+    assert deflated.held_out.canonical_mean_square == pytest.approx(3 / 4, abs=1e-3)
+    assert deflated.recovered > 0.5
     assert (exact.removed, deflated.removed) == (4, 1)  # the four rows of W S are not orthogonal
 
 

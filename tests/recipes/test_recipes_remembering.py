@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import shutil
 import signal
@@ -116,7 +117,12 @@ class TestAnalysis:
             assert (point.leakage, point.held_out) == (style.trained.leakage, style.trained.held_out)
         robust = [point.adversarial.share for point in record.points]
         found = {one.measure: (one.rho, one.p_value) for one in record.correlations}
-        assert set(found) == {"largest correlation", "mean correlation"}  # on the exact basis leakage is rounding
+        shares = {"canonical mean square", "content recovered"}
+        assert (
+            set(found) == {"largest correlation", "mean correlation"} | shares
+        )  # on the exact basis a cosine is rounding
+        assert all(math.isnan(one) for one in found["content recovered"])  # none in any epoch, but for rounding
+        assert all(point.recovered == pytest.approx(0, abs=1e-3) for point in record.points)
         expected = spearman([point.held_out.mean for point in record.points], robust)
         assert found["mean correlation"] == pytest.approx(expected, nan_ok=True)
         rows = list(csv.DictReader((tmp_path / "a" / "checkpoints.csv").read_text().splitlines()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from xml.etree import ElementTree
 
 from analysis_records import make_checkpoints
@@ -32,4 +33,14 @@ def test_table_and_files_are_the_record():
     rows = list(csv.DictReader(files["checkpoints.csv"].decode().splitlines()))
     assert [(row["epoch"], float(row["adversarial"])) for row in rows] == [("1", 0.3), ("2", 0.4), ("4", 0.6)]
     assert [float(row["mean_correlation"]) for row in rows] == [point.held_out.mean for point in record.points]
+    assert [(row["canonical_mean_square"], row["content_recovered"]) for row in rows] == [("0.4", "0.3")] * 3
     assert CheckpointsRecord.from_json(record.to_json()).points == record.points
+
+
+def test_a_record_from_before_canonical_correlations_is_shown():
+    kept = json.loads(make_checkpoints().to_json())
+    for point in kept["points"]:
+        del point["recovered"], point["held_out"]["canonical_largest"], point["held_out"]["canonical_mean_square"]
+    record = CheckpointsRecord.from_json(json.dumps(kept))
+    assert "n/a" in printed_analysis(record)
+    assert ",," in analysis_files(record)["checkpoints.csv"].decode()

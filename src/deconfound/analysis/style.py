@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from deconfound.analysis.attacker import attack_fields
-from deconfound.analysis.correlations import finite, measured_correlations, stored_correlations
+from deconfound.analysis.correlations import finite, measured_correlations, recovered, stored_correlations
 from deconfound.analysis.neighbours import nearest, queries, same_class
 from deconfound.analysis.observing import Observed, SplitClassifier, device_of, observe, quiet
 from deconfound.analysis.readers import reader
@@ -122,17 +122,19 @@ def analyse_style(
 
 def _basis(parts: StyleParts, name: str, seen: Observed, batch_size: int, device: torch.device) -> StyleBasis:
     basis = parts.bases[name]
-    weight, covariance = parts.weight.detach().cpu(), parts.covariance.detach().cpu()
-    content = unit(seen.natural.features) @ weight.T
+    weight, covariance = parts.weight.detach().cpu().double(), parts.covariance.detach().cpu().double()
+    matrix, points = basis.matrix.detach().cpu().double(), unit(seen.natural.features.double())
+    content, coordinates = points @ weight.T, points @ matrix.T
     style = _style(parts, name, seen.natural.features)
     moved = _style(parts, name, seen.adversarial.features)
     return StyleBasis(
         name=name,
         trained=name == parts.trained,
-        removed=left_out(weight @ covariance, basis.matrix.detach().cpu()),
+        removed=left_out(weight @ covariance, matrix),
         leakage=basis.leakage,
-        stored=stored_correlations(weight, covariance, basis.matrix.detach().cpu()),
-        held_out=measured_correlations(content, style),
+        stored=stored_correlations(weight, covariance, matrix),
+        held_out=measured_correlations(content, coordinates),
+        recovered=recovered(weight, covariance, matrix, content, coordinates),
         same_class=same_class(style, seen.labels),
         predictor=reader(
             _predicted(parts, style, batch_size, device), _predicted(parts, moved, batch_size, device), seen.labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 FEWEST = 3
 """Epochs below which ranks say nothing."""
+PLACES = 2
+"""Decimals to which shares of content are ranked: a basis that lets all or nothing through differs by rounding."""
 
 
 def checkpoints_analysis(look: Look, loaded: Loaded, recipe: Recipe) -> Callable[[Scene], CheckpointsRecord] | None:
@@ -77,6 +80,7 @@ def _point(epoch: int, record: StyleRecord) -> KeptEpoch:
         adversarial=record.content.adversarial,
         leakage=record.trained.leakage,
         held_out=record.trained.held_out,
+        recovered=record.trained.recovered,
     )
 
 
@@ -90,7 +94,9 @@ def correlations(points: Sequence[KeptEpoch], basis: str) -> list[RankCorrelatio
     measures = {
         "largest correlation": [point.held_out.largest for point in points],
         "mean correlation": [point.held_out.mean for point in points],
-    } | ({} if basis == "exact" else {"leakage": [point.leakage for point in points]})
+        "canonical mean square": [_share(point.held_out.canonical_mean_square) for point in points],
+        "content recovered": [_share(point.recovered) for point in points],
+    } | ({} if basis == "exact" else {"largest cosine": [point.leakage for point in points]})
     robust = [point.adversarial.share for point in points]
     found = []
     for measure, values in measures.items():
@@ -98,6 +104,10 @@ def correlations(points: Sequence[KeptEpoch], basis: str) -> list[RankCorrelatio
         exact = len(points) <= EXACT_UP_TO
         found.append(RankCorrelation(measure=measure, rho=rho, p_value=p_value, exact=exact))
     return found
+
+
+def _share(value: float | None) -> float:
+    return math.nan if value is None else round(value, PLACES) + 0.0  # no -0
 
 
 __all__ = ["checkpoints_analysis", "correlations"]

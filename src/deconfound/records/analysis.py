@@ -70,10 +70,19 @@ class Reader(Record):
 
 
 class Correlations(Record):
-    """Absolute correlations of every style coordinate with every content logit: the largest, and their mean."""
+    """How style correlates with content, in absolute size.
+
+    Attributes:
+        largest, mean: over every style coordinate with every content logit. Many that are small can together be all.
+        canonical_largest: the canonical correlation, that of the best pair of combinations of either side.
+        canonical_mean_square: mean over the directions of content of the squared canonical correlation: the share of
+            content that a linear reader of style knows. Both are None in records from before they were computed.
+    """
 
     largest: float
     mean: float
+    canonical_largest: float | None = None
+    canonical_mean_square: float | None = None
 
 
 class StyleBasis(Record):
@@ -83,9 +92,12 @@ class StyleBasis(Record):
         name: ``exact`` or ``deflation``.
         trained: whether the run's style predictor g was trained on this basis.
         removed: directions of content, the row space of W Sigma, that the basis leaves out, counted by rank at 1e-5.
-        leakage: largest absolute cosine between rows of W Sigma and rows of B.
+        leakage: largest absolute cosine between rows of W Sigma and rows of B, as the metrics of training have it; no
+            measure of how much leaks, which the canonical correlations are.
         stored: correlations under the run's own running covariance Sigma.
-        held_out: correlations over the images of the analysis; n of them leave about 1 / sqrt(n) of noise in each.
+        held_out: correlations over the images of the analysis.
+        recovered: R^2 over these images of the content logits, read from style by the best linear reader under Sigma;
+            None where content does not vary, and in records from before.
         same_class: share of the images whose nearest neighbour in style space is of their class.
         predictor: g on this basis, without the correction that needs the label.
     """
@@ -96,6 +108,7 @@ class StyleBasis(Record):
     leakage: float
     stored: Correlations
     held_out: Correlations
+    recovered: float | None = None
     same_class: float
     predictor: Reader
 

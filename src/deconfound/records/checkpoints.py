@@ -19,6 +19,7 @@ class KeptEpoch(Record):
         natural, adversarial: accuracies of its own prediction, before and after the attack on it.
         leakage: largest absolute cosine between rows of W Sigma and rows of its style basis.
         held_out: correlations of style with content logits over the images of the analysis.
+        recovered: R^2 of content read from style, as in ``StyleBasis``; None in records from before.
     """
 
     epoch: int
@@ -27,6 +28,7 @@ class KeptEpoch(Record):
     adversarial: Accuracy
     leakage: float
     held_out: Correlations
+    recovered: float | None = None
 
 
 class RankCorrelation(Record):

@@ -23,7 +23,7 @@ from deconfound.reporting.plain import plain_table
 from deconfound.reporting.style_rows import plain
 from deconfound.reporting.text import analysis_labels, clean, count, settings_text, threat_text, value_text
 
-HEADINGS = ("largest correlation", "mean correlation", "leakage")
+HEADINGS = ("largest correlation", "mean correlation", "canonical mean square", "content recovered", "largest cosine")
 
 
 def setting(record: CheckpointsRecord) -> str:
@@ -44,9 +44,10 @@ def correlation_text(one: RankCorrelation) -> str:
     return f"{pair}: Spearman {value_text(one.rho)}, p {p_text(one.p_value)} ({how})"
 
 
-def measures(point: KeptEpoch) -> tuple[float, float, float]:
+def measures(point: KeptEpoch) -> tuple[float | None, ...]:
     """What ``HEADINGS`` name."""
-    return point.held_out.largest, point.held_out.mean, point.leakage
+    found = point.held_out
+    return found.largest, found.mean, found.canonical_mean_square, point.recovered, point.leakage
 
 
 def checkpoints_figure(record: CheckpointsRecord) -> Figure:
@@ -96,15 +97,23 @@ def checkpoints_files(record: CheckpointsRecord) -> dict[str, bytes]:
 
 
 def checkpoints_table(record: CheckpointsRecord) -> Group:
-    """One row for each epoch, then the rank correlations."""
-    table: Table = plain_table(f"{analysis_labels([record])[0]}: {setting(record)}")
-    for name in ("epoch", "natural", "adversarial", *HEADINGS):
-        table.add_column(name, justify="right", no_wrap=name not in HEADINGS)
+    """Accuracies and what style keeps of content, one row for each epoch, then the rank correlations."""
+    accuracies = _rows(f"{analysis_labels([record])[0]}: {setting(record)}", "natural", "adversarial")
+    kept = _rows("What style keeps of content", *HEADINGS)
     for point in record.points:
         shares = ("\n".join(accuracy_text(found)) for found in (point.natural, point.adversarial))
-        table.add_row(str(point.epoch), *map(Text, shares), *map(value_text, measures(point)))
+        accuracies.add_row(str(point.epoch), *map(Text, shares))
+        kept.add_row(str(point.epoch), *map(value_text, measures(point)))
     notes = (f"Note: {clean(note)}" for note in record.notes)
-    return Group(table, *(Text(line) for line in (*map(correlation_text, record.correlations), *notes)))
+    return Group(accuracies, kept, *(Text(line) for line in (*map(correlation_text, record.correlations), *notes)))
+
+
+def _rows(title: str, *names: str) -> Table:
+    """An empty table whose rows are epochs."""
+    table = plain_table(title)
+    for name in ("epoch", *names):
+        table.add_column(name, justify="right")
+    return table
 
 
 def checkpoints_view(prefix: str, name: str, record: CheckpointsRecord, budget: int) -> dict[str, Any]:
