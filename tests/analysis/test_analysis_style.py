@@ -104,6 +104,8 @@ def test_exact_does_not_correlate_and_deflation_does(source):
     assert deflated.stored.canonical_mean_square == pytest.approx(3 / 4, abs=1e-3)  # all but the last row of W S
     assert deflated.held_out.canonical_mean_square == pytest.approx(3 / 4, abs=1e-3)
     assert deflated.recovered > 0.5
+    assert deflated.held_out.above(deflated.chance, "largest")
+    assert not exact.held_out.above(exact.chance, "largest")
     assert (exact.removed, deflated.removed) == (4, 1)  # the four rows of W S are not orthogonal
 
 

@@ -84,10 +84,10 @@ class TestThePage:
             "Directions of content left out 10 10",
             "Under Σ: canonical, largest 4e-07 0.84",
             "Under Σ: canonical, mean square 2e-07 0.42",
-            "Images: content recovered (R²) 2e-07 0.42",
-            "Images: one by one, largest 0.30 0.30",
+            "Here: content recovered (R²) 2e-07 0.42",
+            "Here: one by one, largest (chance) 0.30 (0.34) 0.30 (0.34)",
+            "Here: canonical, mean square (chance) 0.35 (0.36) 0.35 (0.36)",
             "Nearest neighbour of the same class 61.0 % 61.0 %",
-            "about 0.05 in each",
             "g was trained on the exact basis only",
             "a note",
         ):
@@ -203,6 +203,7 @@ class TestFiles:
         assert {row["data"] for row in rows} == {"a,b c"}
         assert float(rows[1]["largest_cosine"]) == 2e-7
         assert float(rows[2]["canonical_mean_square"]) == 0.42
+        assert (rows[1]["held_out_largest"], rows[1]["chance_largest"]) == ("0.3", "0.34")
         assert (rows[0]["canonical_mean_square"], rows[0]["basis"], rows[1]["trained"], rows[2]["trained"]) == (
             "",
             "",
@@ -223,13 +224,14 @@ class TestTheRecord:
     def test_one_from_before_canonical_correlations_is_read_and_shown(self, style, evaluations):
         kept = json.loads(style().to_json())
         for basis in kept["bases"]:
-            del basis["recovered"]
+            del basis["recovered"], basis["chance"]
             for found in ("stored", "held_out"):
                 del basis[found]["canonical_largest"], basis[found]["canonical_mean_square"]
         record = StyleRecord.from_json(json.dumps(kept))
         assert record.bases[0].stored.canonical_largest is None
         words = " ".join(printed_analysis(record).split())
         assert "under Σ: canonical, largest n/a n/a" in words
+        assert "here: one by one, largest (chance) 0.30 0.30" in words
         assert Page(render(evaluations[:1], analyses=[record])).open == []
         assert [row["recovered"] for row in csv.DictReader(style_csv(record).splitlines())] == ["", "", ""]
 

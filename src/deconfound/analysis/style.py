@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from deconfound.analysis.attacker import attack_fields
+from deconfound.analysis.chance import chance_correlations
 from deconfound.analysis.correlations import finite, measured_correlations, recovered, stored_correlations
 from deconfound.analysis.neighbours import nearest, queries, same_class
 from deconfound.analysis.observing import Observed, SplitClassifier, device_of, observe, quiet
@@ -105,7 +106,7 @@ def analyse_style(
             parts.model, source, index, attack, seed=seed, batch_size=batch_size, device=device, monitor=monitor
         )
         finite("features", seen.natural.features)
-        bases = tuple(_basis(parts, name, seen, batch_size, device) for name in parts.bases)
+        bases = tuple(_basis(parts, name, seen, index, seed, batch_size, device) for name in parts.bases)
         shown = _queries(parts, source, index, seen, device)
     return StyleRecord(
         **origin.fields(),
@@ -120,11 +121,14 @@ def analyse_style(
     )
 
 
-def _basis(parts: StyleParts, name: str, seen: Observed, batch_size: int, device: torch.device) -> StyleBasis:
+def _basis(
+    parts: StyleParts, name: str, seen: Observed, index: Tensor, seed: int, batch_size: int, device: torch.device
+) -> StyleBasis:
     basis = parts.bases[name]
     weight, covariance = parts.weight.detach().cpu().double(), parts.covariance.detach().cpu().double()
     matrix, points = basis.matrix.detach().cpu().double(), unit(seen.natural.features.double())
     content, coordinates = points @ weight.T, points @ matrix.T
+    order = index.argsort()  # the same shuffles in whatever order the images came
     style = _style(parts, name, seen.natural.features)
     moved = _style(parts, name, seen.adversarial.features)
     return StyleBasis(
@@ -134,6 +138,7 @@ def _basis(parts: StyleParts, name: str, seen: Observed, batch_size: int, device
         leakage=basis.leakage,
         stored=stored_correlations(weight, covariance, matrix),
         held_out=measured_correlations(content, coordinates),
+        chance=chance_correlations(content[order], coordinates[order], seed),
         recovered=recovered(weight, covariance, matrix, content, coordinates),
         same_class=same_class(style, seen.labels),
         predictor=reader(

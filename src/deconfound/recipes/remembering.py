@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FEWEST = 3
 """Epochs below which ranks say nothing."""
+NOTHING = -math.inf
+"""Rank of a correlation that lies within chance."""
 PLACES = 2
 """Decimals to which shares of content are ranked: a basis that lets all or nothing through differs by rounding."""
 
@@ -80,6 +82,7 @@ def _point(epoch: int, record: StyleRecord) -> KeptEpoch:
         adversarial=record.content.adversarial,
         leakage=record.trained.leakage,
         held_out=record.trained.held_out,
+        chance=record.trained.chance,
         recovered=record.trained.recovered,
     )
 
@@ -87,14 +90,16 @@ def _point(epoch: int, record: StyleRecord) -> KeptEpoch:
 def correlations(points: Sequence[KeptEpoch], basis: str) -> list[RankCorrelation]:
     """Each measure of leakage against accuracy under the attack.
 
+    What lies within chance is noise, whose ranks mean nothing: such epochs tie, below all others.
+
     Args:
         points: kept epochs.
         basis: of style; W Sigma is orthogonal to the exact one up to rounding, whose ranks mean nothing.
     """
     measures = {
-        "largest correlation": [point.held_out.largest for point in points],
-        "mean correlation": [point.held_out.mean for point in points],
-        "canonical mean square": [_share(point.held_out.canonical_mean_square) for point in points],
+        "largest correlation": [_censored(point, "largest") for point in points],
+        "mean correlation": [_censored(point, "mean") for point in points],
+        "canonical mean square": [_share(_censored(point, "canonical_mean_square")) for point in points],
         "content recovered": [_share(point.recovered) for point in points],
     } | ({} if basis == "exact" else {"largest cosine": [point.leakage for point in points]})
     robust = [point.adversarial.share for point in points]
@@ -102,12 +107,21 @@ def correlations(points: Sequence[KeptEpoch], basis: str) -> list[RankCorrelatio
     for measure, values in measures.items():
         rho, p_value = spearman(values, robust)
         exact = len(points) <= EXACT_UP_TO
-        found.append(RankCorrelation(measure=measure, rho=rho, p_value=p_value, exact=exact))
+        within = sum(value == NOTHING for value in values)
+        found.append(RankCorrelation(measure=measure, rho=rho, p_value=p_value, exact=exact, within_chance=within))
     return found
 
 
+def _censored(point: KeptEpoch, name: str) -> float:
+    """A correlation, ``NOTHING`` where chance alone would leave it."""
+    found: float | None = getattr(point.held_out, name)
+    if found is None:
+        return math.nan
+    return NOTHING if point.held_out.above(point.chance, name) is False else found
+
+
 def _share(value: float | None) -> float:
-    return math.nan if value is None else round(value, PLACES) + 0.0  # no -0
+    return math.nan if value is None else round(value, PLACES)
 
 
 __all__ = ["checkpoints_analysis", "correlations"]

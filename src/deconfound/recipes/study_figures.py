@@ -112,6 +112,7 @@ def _style(record: StyleRecord) -> Iterator[StudyFigure]:
         yield from _measured("canonical mean square", basis.stored.canonical_mean_square, at)
         yield from _measured("content recovered", basis.recovered, at)
         yield StudyFigure(name="largest correlation", at=at, value=basis.held_out.largest)
+        yield from _measured("largest by chance", basis.chance.largest if basis.chance else None, at)
         yield StudyFigure(name="same class", at=at, value=basis.same_class, share=True)
 
 

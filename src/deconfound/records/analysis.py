@@ -69,6 +69,10 @@ class Reader(Record):
         return self.shift - self.entropy
 
 
+# Two ways to a correlation of 1 differ by no more.
+ROUNDING = 1e-9
+
+
 class Correlations(Record):
     """How style correlates with content, in absolute size.
 
@@ -84,6 +88,15 @@ class Correlations(Record):
     canonical_largest: float | None = None
     canonical_mean_square: float | None = None
 
+    def above(self, chance: Correlations | None, name: str) -> bool | None:
+        """Whether one of these figures is above what chance leaves; None where either is not known.
+
+        >>> Correlations(largest=0.3, mean=0.1).above(Correlations(largest=0.2, mean=0.1), "mean")
+        False
+        """
+        value, bound = getattr(self, name), getattr(chance, name, None)
+        return None if value is None or bound is None else bool(value > bound + ROUNDING)
+
 
 class StyleBasis(Record):
     """What one style basis B of a run lets through.
@@ -96,6 +109,8 @@ class StyleBasis(Record):
             measure of how much leaks, which the canonical correlations are.
         stored: correlations under the run's own running covariance Sigma.
         held_out: correlations over the images of the analysis.
+        chance: what each of ``held_out`` stays within with probability 95 % if style and content are independent, by
+            shuffles of the images; None in records from before.
         recovered: R^2 over these images of the content logits, read from style by the best linear reader under Sigma;
             None where content does not vary, and in records from before.
         same_class: share of the images whose nearest neighbour in style space is of their class.
@@ -108,6 +123,7 @@ class StyleBasis(Record):
     leakage: float
     stored: Correlations
     held_out: Correlations
+    chance: Correlations | None = None
     recovered: float | None = None
     same_class: float
     predictor: Reader

@@ -7,7 +7,7 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-from deconfound.records import Accuracy, Reader, StyleBasis, StyleRecord
+from deconfound.records import Accuracy, Correlations, Reader, StyleBasis, StyleRecord
 from deconfound.reporting.text import NOT_KNOWN, clean, count, interval, percent, threat_text, value_text
 
 CONTENT = "content z"
@@ -22,6 +22,10 @@ _BASIS_COLUMNS = (
     "held_out_canonical_mean_square",
     "held_out_largest",
     "held_out_mean",
+    "chance_canonical_largest",
+    "chance_canonical_mean_square",
+    "chance_largest",
+    "chance_mean",
     "recovered",
     "largest_cosine",
     "same_class",
@@ -87,11 +91,22 @@ def small(value: float | None) -> str:
     return f"{value:.2f}" if not abs(value) < 0.005 else f"{value:.0e}" if value else "0"
 
 
+def beside_chance(found: Correlations, chance: Correlations | None, name: str) -> str:
+    """One of the correlations over some images, and what chance would leave.
+
+    >>> beside_chance(Correlations(largest=0.3, mean=0.1), Correlations(largest=0.34, mean=0.08), "largest")
+    '0.30 (0.34)'
+    """
+    return small(getattr(found, name)) + (f" ({small(getattr(chance, name))})" if chance is not None else "")
+
+
 def basis_cells(basis: StyleBasis) -> dict[str, str]:
     """What a basis lets through, by name."""
     stored = {f"under Σ: {name}": small(getattr(basis.stored, key)) for key, name in _MEASURES.items()}
-    here = {f"images: {name}": small(getattr(basis.held_out, key)) for key, name in _MEASURES.items()}
-    read = {"images: content recovered (R²)": small(basis.recovered)}
+    here = {
+        f"here: {name} (chance)": beside_chance(basis.held_out, basis.chance, key) for key, name in _MEASURES.items()
+    }
+    read = {"here: content recovered (R²)": small(basis.recovered)}
     return {
         "directions of content left out": str(basis.removed),
         **stored,
@@ -142,7 +157,9 @@ def _line(record: StyleRecord, what: str, name: str, reader: Reader, basis: Styl
 def _basis_numbers(basis: StyleBasis | None) -> dict[str, Any]:
     if basis is None:
         return dict.fromkeys(_BASIS_COLUMNS, "")
-    correlations = (getattr(found, key) for found in (basis.stored, basis.held_out) for key in _MEASURES)
+    correlations = (
+        getattr(found, key, None) for found in (basis.stored, basis.held_out, basis.chance) for key in _MEASURES
+    )
     values = (basis.removed, *correlations, basis.recovered, basis.leakage, basis.same_class)
     return {key: "" if value is None else value for key, value in zip(_BASIS_COLUMNS, values, strict=True)}
 
@@ -157,4 +174,15 @@ def plain(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
-__all__ = ["CONTENT", "ReaderRow", "basis_cells", "basis_name", "nats", "reader_rows", "setting", "small", "style_csv"]
+__all__ = [
+    "CONTENT",
+    "ReaderRow",
+    "basis_cells",
+    "basis_name",
+    "beside_chance",
+    "nats",
+    "reader_rows",
+    "setting",
+    "small",
+    "style_csv",
+]

@@ -36,7 +36,6 @@ def style_view(prefix: str, name: str, record: StyleRecord, budget: int) -> dict
         "readers": [{"name": row.name, "accuracies": row.accuracies, "numbers": row.numbers} for row in rows],
         "bases": [basis_name(basis) for basis in record.bases],
         "kept": [{"name": name, "cells": [one[name] for one in cells]} for name in cells[0]],
-        "noise": f"{record.n**-0.5:.2f}" if record.n > 0 else "",
         "dimension": count(record.dimension, "feature"),
         "trained": basis_name(record.trained).removesuffix(" (trained)"),
         "pictures": pictures,
