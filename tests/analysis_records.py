@@ -154,7 +154,11 @@ def make_checkpoints(**changes):
     points = tuple(
         KeptEpoch(
             epoch=epoch, digest="m", natural=accuracy(0.9), adversarial=accuracy(robust), leakage=1e-7,
-            held_out=Correlations(largest=0.5 - epoch / 20, mean=0.2 - epoch / 40),
+            held_out=Correlations(
+                largest=0.5 - epoch / 20, mean=0.2 - epoch / 40, canonical_largest=0.9, canonical_mean_square=0.4
+            ),
+            recovered=0.3,
+            chance=Correlations(largest=0.41, mean=0.11, canonical_largest=0.8, canonical_mean_square=0.42),
         )
         for epoch, robust in ((1, 0.3), (2, 0.4), (4, 0.6))
     )  # fmt: skip

@@ -23,10 +23,12 @@ def reader(natural=0.4, adversarial=0.3):
 
 
 def basis(name, trained, size):
-    found = Correlations(largest=size, mean=size / 3)
+    found = Correlations(largest=size, mean=size / 3, canonical_largest=min(1, 2 * size), canonical_mean_square=size)
+    here = Correlations(largest=0.3, mean=0.08, canonical_largest=0.9, canonical_mean_square=0.35)
+    chance = Correlations(largest=0.34, mean=0.05, canonical_largest=0.8, canonical_mean_square=0.36)
     return StyleBasis(
         name=name, trained=trained, removed=10, leakage=size, stored=found,
-        held_out=Correlations(largest=0.3, mean=0.08), same_class=0.61, predictor=reader(),
+        held_out=here, chance=chance, recovered=size, same_class=0.61, predictor=reader(),
     )  # fmt: skip
 
 

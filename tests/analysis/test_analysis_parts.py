@@ -11,7 +11,9 @@ from deconfound.analysis.correlations import measured_correlations, stored_corre
 from deconfound.analysis.neighbours import nearest, queries, same_class
 from deconfound.analysis.readers import accuracy, reader
 from deconfound.analysis.style import bases_of
+from deconfound.errors import InputError
 from deconfound.functional.statistics import wilson_interval
+from deconfound.functional.style import left_out
 
 
 def known(d=32, classes=6, seed=0):
@@ -34,7 +36,7 @@ class TestBases:
         assert deflated.mean > 0.05
         assert bases["exact"].leakage < 1e-5
         assert bases["deflation"].leakage > 0.05
-        assert (bases["exact"].removed, bases["deflation"].removed) == (6, 6)
+        assert [left_out(weight @ covariance, bases[name].matrix) for name in ("exact", "deflation")] == [6, 1]
 
     def test_of_one_row_both_are_exact(self):
         weight, covariance, anchors = known(classes=1)
@@ -76,6 +78,39 @@ class TestCorrelations:
         found = measured_correlations(content, constant)
         assert (found.largest, found.mean) == (pytest.approx(1), pytest.approx(0.5))
         assert measured_correlations(content, torch.zeros(6, 2)).largest == 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+class TestWhatIsNotFinite:
+    """One value is enough, and it must not pass for uncorrelated."""
+
+    def planted(self, bad, *shape):
+        matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+        matrix[1, 2] = bad
+        return matrix
+
+    @pytest.mark.parametrize("field", ["content", "style"])
+    def test_on_images(self, bad, field):
+        sides = {"content": torch.randn(20, 4), "style": torch.randn(20, 5)}
+        sides[field] = self.planted(bad, *sides[field].shape)
+        with pytest.raises(InputError, match=rf"^{field}: got '1 of \d+ not finite'; expected finite numbers$"):
+            measured_correlations(**sides)
+
+    @pytest.mark.parametrize("field", ["weight", "covariance", "basis"])
+    def test_under_a_covariance(self, bad, field):
+        weight, covariance, anchors = known()
+        parts = {"weight": weight, "covariance": covariance, "basis": anchors}
+        parts[field] = self.planted(bad, *parts[field].shape)
+        with pytest.raises(InputError, match=rf"^{field}: got '1 of \d+ not finite'"):
+            stored_correlations(**parts)
+
+    @pytest.mark.parametrize("field", ["weight", "covariance"])
+    def test_bases(self, bad, field):
+        weight, covariance, anchors = known()
+        parts = {"weight": weight, "covariance": covariance}
+        parts[field] = self.planted(bad, *parts[field].shape)
+        with pytest.raises(InputError, match=rf"^{field}: got '1 of \d+ not finite'"):
+            bases_of(**parts, anchors=anchors)
 
 
 class TestReader:

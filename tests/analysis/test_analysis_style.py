@@ -99,6 +99,14 @@ def test_exact_does_not_correlate_and_deflation_does(source):
     assert deflated.stored.largest > 0.1
     assert deflated.held_out.largest == pytest.approx(deflated.stored.largest, abs=1e-3)
     assert deflated.leakage > 0.05
+    assert exact.stored.canonical_mean_square < 1e-6
+    assert exact.recovered == pytest.approx(0, abs=1e-4)
+    assert deflated.stored.canonical_mean_square == pytest.approx(3 / 4, abs=1e-3)  # all but the last row of W S
+    assert deflated.held_out.canonical_mean_square == pytest.approx(3 / 4, abs=1e-3)
+    assert deflated.recovered > 0.5
+    assert deflated.held_out.above(deflated.chance, "largest")
+    assert not exact.held_out.above(exact.chance, "largest")
+    assert (exact.removed, deflated.removed) == (4, 1)  # the four rows of W S are not orthogonal
 
 
 def test_the_record_says_what_was_done(source):
@@ -123,7 +131,7 @@ def test_a_predictor_that_reads_leaking_content_is_caught(source):
     planted.images.flatten(1)[torch.arange(200), planted.labels] = 0.9
     model = Linear(weight)
     bases = {
-        "leaky": Basis(torch.eye(64), 0, 1.0),
+        "leaky": Basis(torch.eye(64), 1.0),
         "exact": bases_of(weight, covariance, torch.eye(64))["exact"],
     }
     parts = parts_of(model, planted, predict=lambda style: style @ weight.T, trained="leaky", bases=bases)
@@ -240,6 +248,14 @@ class TestBadInput:
         parts = parts_of(model, source)
         model.features = lambda images: images
         with pytest.raises(InputError, match=r"^features: got \(.*\); expected vectors \(B, d\)"):
+            analysed(parts, source)
+
+    def test_features_that_are_not_finite(self, source):
+        model = Linear(quadrants())
+        parts = parts_of(model, source)
+        plain = model.features
+        model.features = lambda images: plain(images).clone().index_fill_(1, torch.tensor([5]), float("nan"))
+        with pytest.raises(InputError, match=r"^features: got '200 of 12800 not finite'; expected finite numbers"):
             analysed(parts, source)
 
     def test_images_outside_the_box(self, source):

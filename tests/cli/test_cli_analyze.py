@@ -34,7 +34,7 @@ def test_analyze_prints_a_table_and_says_where_the_files_are(cli, run):
     record = StyleRecord.read(run / "analyze-style-n30" / "style.json")
     what = ("c (causaladv-m)", "digits[test]", "linf 0.1", "pgd-20", "n = 30", "seed 0")
     found = ("content z", "exact basis (trained)", "deflation basis", f"{100 * record.content.natural.share:.1f} %")
-    for part in (*what, *found, "leakage", "Note: the style predictor"):
+    for part in (*what, *found, "Leakage", "Note: the style predictor"):
         assert part in out, part
     *table, last = out.splitlines()
     assert max(map(len, table)) <= 80

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from deconfound.errors import InputError
-from deconfound.functional.statistics import holm, mcnemar, paired_interval, spearman, wilson_interval
+from deconfound.functional.statistics import EXACT_UP_TO, holm, mcnemar, paired_interval, spearman, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -193,6 +193,14 @@ def test_spearman_is_the_share_of_orders_at_least_as_far(pairs):
     assert rho == pytest.approx(expected)
     orders = [stats.spearmanr(first, order).statistic for order in permutations(second)]
     assert p == pytest.approx(sum(abs(one) >= abs(expected) - 1e-9 for one in orders) / len(orders))
+
+
+@pytest.mark.parametrize("others", [3, EXACT_UP_TO - 1, EXACT_UP_TO, 12])
+def test_spearman_passes_nan_on_and_ranks_infinity(others):
+    values, order = [math.nan, *range(others)], list(range(others + 1))
+    for pair in ((values, order), (order, values)):
+        assert all(map(math.isnan, spearman(*pair)))
+    assert spearman([math.inf, *range(others)], [99, *range(others)])[0] == pytest.approx(1)
 
 
 def test_spearman_of_many_and_bad_input():

@@ -8,7 +8,7 @@ import torch
 from deconfound.errors import InputError
 from deconfound.functional.covariance import batch_weight, class_rows, increments, merge_full_, merged_low_rank
 from deconfound.functional.marginalisation import correction_table
-from deconfound.functional.style import anchors, deflated_basis, exact_basis, leakage, unit
+from deconfound.functional.style import anchors, deflated_basis, exact_basis, leakage, left_out, unit
 
 
 def generator(seed=0):
@@ -70,8 +70,8 @@ class TestBasis:
     @pytest.mark.parametrize("classes", [10, 100])
     def test_exact_style_is_uncorrelated_with_content_and_deflation_is_not(self, classes):
         crossed, start = correlated(classes, 512), anchors(512, generator())
-        basis, removed = exact_basis(crossed, start)
-        assert removed == classes
+        basis = exact_basis(crossed, start)
+        assert left_out(crossed, basis) == classes
         assert float(leakage(crossed, basis)) < 1e-5
         assert float(leakage(crossed, deflated_basis(crossed, start))) > 0.05
         torch.testing.assert_close(basis.norm(dim=1), torch.ones(512))
@@ -94,8 +94,8 @@ class TestBasis:
 
     def test_many_classes_lose_the_leading_half(self):
         crossed, start = correlated(60, 64), anchors(64, generator())
-        basis, removed = exact_basis(crossed, start)
-        assert removed == 32
+        basis = exact_basis(crossed, start)
+        assert left_out(crossed, basis) == 32
         leading = torch.linalg.svd(crossed, full_matrices=False)[2][:32]
         assert float((leading @ basis.T).abs().max()) < 1e-5
         assert 0 < float(leakage(crossed, basis)) < float(leakage(crossed, start))
@@ -103,14 +103,14 @@ class TestBasis:
     def test_a_dependent_row_takes_no_direction_of_its_own(self):
         crossed = correlated(3, 32)
         crossed = torch.cat([crossed, crossed.sum(0, keepdim=True), torch.zeros(1, 32)])
-        basis, removed = exact_basis(crossed, anchors(32, generator()))
-        assert removed == 3
+        basis = exact_basis(crossed, anchors(32, generator()))
+        assert left_out(crossed, basis) == 3
         assert float(leakage(crossed, basis)) < 1e-5
 
     def test_nothing_seen_leaves_the_anchors(self):
         start = anchors(8, generator())
-        basis, removed = exact_basis(torch.zeros(3, 8), start)
-        assert removed == 0
+        basis = exact_basis(torch.zeros(3, 8), start)
+        assert left_out(torch.zeros(3, 8), basis) == 0
         torch.testing.assert_close(basis, start)
         torch.testing.assert_close(deflated_basis(torch.zeros(3, 8), start), start)
 
@@ -119,6 +119,16 @@ class TestBasis:
         basis = deflated_basis(crossed, start)
         assert float(leakage(crossed[-1:], basis)) < 1e-5
         assert float(leakage(crossed[:1], basis)) > 1e-3
+
+    @pytest.mark.parametrize(("classes", "dimension"), [(2, 8), (10, 64), (10, 512)])
+    def test_a_deflation_leaves_out_one_direction(self, classes, dimension):
+        crossed, start = correlated(classes, dimension), anchors(dimension, generator())
+        assert left_out(crossed, deflated_basis(crossed, start)) == 1
+        assert left_out(crossed, start) == 0
+
+    def test_a_deflation_of_orthogonal_rows_leaves_out_all(self):
+        crossed = 3 * torch.linalg.qr(torch.randn(16, 5, generator=generator())).Q.T
+        assert left_out(crossed, deflated_basis(crossed, anchors(16, generator()))) == 5
 
     def test_a_feature_of_zero_norm_is_finite_and_so_is_its_gradient(self):
         features = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)

@@ -12,7 +12,7 @@ import torch
 
 from deconfound.errors import InputError
 from deconfound.functional.losses import soft_cross_entropy
-from deconfound.functional.style import deflated_basis, unit
+from deconfound.functional.style import deflated_basis, left_out, unit
 from deconfound.models.style_branch import StyleBranch, bounded_form
 
 AUTHORS = {"pred.0": "inner", "pred.1": "norm", "pred.3": "outer", "fc.0": "head"}
@@ -64,7 +64,7 @@ class TestParity:
         close(basis.matrix, recorded["basis"])
         close(branch.style(recorded["features"], basis.matrix), recorded["style"])
         assert basis.leakage > 0.05
-        assert basis.removed == 4
+        assert left_out(recorded["weight"] @ recorded["global_covariance"], basis.matrix) == 1
 
     def test_predictor_in_training(self, shared):
         recorded = golden(shared, "style_predictor")
@@ -180,10 +180,11 @@ class TestForms:
             features = torch.randn(200, 12) + 1
             branch.observe(features)
             for _ in range(3):
-                basis = branch.basis(torch.randn(9, 12))
+                weight = torch.randn(9, 12)
+                basis = branch.basis(weight)
         assert len(caplog.messages) == 1
         assert "style keeps some content" in caplog.messages[0]
-        assert basis.removed == 6
+        assert left_out(weight @ branch.content.covariance[0], basis.matrix) == 6
         assert 0.01 < basis.leakage < 1
 
 

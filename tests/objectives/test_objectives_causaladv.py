@@ -54,7 +54,7 @@ class AtBasis(StyleBranch):
     """A branch at a recorded basis."""
 
     def basis(self, weight):
-        return Basis(self.matrix, 4, 0.0)
+        return Basis(self.matrix, 0.0)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import torch
 import deconfound
 from deconfound.errors import InputError
 from deconfound.functional.statistics import wilson_interval
+from deconfound.functional.style import left_out
 from deconfound.models import split_model
 from deconfound.recipes.analysing import KINDS, Look, default_folder, look_into
 from deconfound.recipes.loading import load_run
@@ -79,7 +80,10 @@ class TestARun:
         assert record.content.natural.share == right / 60
         assert record.content.natural.interval == wilson_interval(right, 60)
         exact = record.trained
-        assert (exact.name, exact.removed) == ("exact", basis.removed)
+        assert (exact.name, exact.removed) == (
+            "exact",
+            left_out(split.last.weight @ branch.content.covariance[0], basis.matrix),
+        )
         assert exact.predictor.natural.share == guessed / 60
 
     def test_exact_does_not_correlate_and_deflation_does(self, done):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import shutil
 import signal
@@ -13,10 +14,11 @@ from deconfound.errors import InputError
 from deconfound.functional.statistics import spearman
 from deconfound.recipes.analysing import Look, look_into
 from deconfound.recipes.loading import load_run
+from deconfound.recipes.remembering import correlations
 from deconfound.recipes.resolve import read_spec, resolve
 from deconfound.recipes.stopping import Stopped
 from deconfound.recipes.training import train
-from deconfound.records import CheckpointsRecord, StyleRecord
+from deconfound.records import Accuracy, CheckpointsRecord, Correlations, KeptEpoch, StyleRecord
 from deconfound.store import RunFolder
 from jobs import Told, contents, data_module, split
 
@@ -114,13 +116,41 @@ class TestAnalysis:
             assert point.digest == style.model_digest
             assert (point.natural, point.adversarial) == (style.content.natural, style.content.adversarial)
             assert (point.leakage, point.held_out) == (style.trained.leakage, style.trained.held_out)
+            assert (point.chance, point.recovered) == (style.trained.chance, style.trained.recovered)
         robust = [point.adversarial.share for point in record.points]
         found = {one.measure: (one.rho, one.p_value) for one in record.correlations}
-        assert set(found) == {"largest correlation", "mean correlation"}  # on the exact basis leakage is rounding
-        expected = spearman([point.held_out.mean for point in record.points], robust)
-        assert found["mean correlation"] == pytest.approx(expected, nan_ok=True)
+        shares = {"canonical mean square", "content recovered"}
+        assert (
+            set(found) == {"largest correlation", "mean correlation"} | shares
+        )  # on the exact basis a cosine is rounding
+        assert all(math.isnan(one) for one in found["content recovered"])  # none in any epoch, but for rounding
+        assert all(point.recovered == pytest.approx(0, abs=1e-3) for point in record.points)
+        means = [p.held_out.mean if p.held_out.mean > p.chance.mean else -math.inf for p in record.points]
+        assert found["mean correlation"] == pytest.approx(spearman(means, robust), nan_ok=True)
         rows = list(csv.DictReader((tmp_path / "a" / "checkpoints.csv").read_text().splitlines()))
         assert [float(row["adversarial"]) for row in rows] == robust
+
+    def test_epochs_within_chance_tie(self):
+        def point(largest, mean, robust, chance):
+            found = Correlations(largest=largest, mean=mean, canonical_largest=1.0, canonical_mean_square=1.0)
+            shares = {key: Accuracy(share=robust, interval=(0, 1)) for key in ("natural", "adversarial")}
+            return KeptEpoch(epoch=1, digest="", leakage=0.0, held_out=found, chance=chance, recovered=1e-7, **shares)
+
+        chance = Correlations(largest=0.3, mean=0.1, canonical_largest=1.0, canonical_mean_square=1.0)
+        sizes = [(0.20, 0.05), (0.21, 0.06), (0.22, 0.07), (0.5, 0.08), (0.4, 0.09)]
+        points = [point(*size, place / 5, chance) for place, size in enumerate(sizes)]
+        found = {one.measure: one for one in correlations(points, "exact")}
+        some, none = found["largest correlation"], found["mean correlation"]
+        assert (some.rho, some.p_value) == spearman([0, 0, 0, 2, 1], range(5))
+        assert some.within_chance == 3
+        for one in (none, found["canonical mean square"]):
+            assert one.within_chance == 5
+            assert math.isnan(one.rho)
+        assert math.isnan(found["content recovered"].rho)
+        unknown = {
+            one.measure: one for one in correlations([p.model_copy(update={"chance": None}) for p in points], "exact")
+        }
+        assert (unknown["mean correlation"].rho, unknown["mean correlation"].within_chance) == (pytest.approx(1), 0)
 
     def test_runs_without_epochs_are_refused(self, whole, tmp_path):
         run = shutil.copytree(whole, tmp_path / "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 from itertools import pairwise
@@ -79,9 +80,14 @@ class TestThePage:
             "digits[test] (10 classes), linf 0.1, pgd-20, n = 360, seed 7",
             "content z 90.0 % [85.0, 95.0] 70.0 % [65.0, 75.0] 1.500 1.750 0.250",
             "style g, exact basis (trained) 40.0 % [35.0, 45.0] 30.0 % [25.0, 35.0]",
-            "exact basis (trained) 10 2e-07 2e-07 7e-08 0.30 0.08 61.0 %",
-            "deflation basis 10 0.42 0.42 0.14 0.30 0.08 61.0 %",
-            "about 0.05 in each",
+            "Exact basis (trained) Deflation basis",
+            "Directions of content left out 10 10",
+            "Under Σ: canonical, largest 4e-07 0.84",
+            "Under Σ: canonical, mean square 2e-07 0.42",
+            "Here: content recovered (R²) 2e-07 0.42",
+            "Here: one by one, largest (chance) 0.30 (0.34) 0.30 (0.34)",
+            "Here: canonical, mean square (chance) 0.35 (0.36) 0.35 (0.36)",
+            "Nearest neighbour of the same class 61.0 % 61.0 %",
             "g was trained on the exact basis only",
             "a note",
         ):
@@ -139,7 +145,7 @@ class TestTheTable:
         words = " ".join(text.split())
         for part in ("small (causaladv-m): digits[test] (10 classes), linf 0.1", "pgd-20", "n = 360", "seed 7",
                      "content z 90.0 % 70.0 % 1.750 (0.250)", "[85.0, 95.0] [65.0, 75.0]", "exact basis (trained)",
-                     "2e-07 0.42", "Note: a note"):  # fmt: skip
+                     "canonical, mean square 2e-07 0.42", "Note: a note"):  # fmt: skip
             assert part in words, part
 
     def test_names_carry_no_codes_into_the_terminal(self, style):
@@ -195,8 +201,15 @@ class TestFiles:
         assert len(rows) == 3
         assert {row["model"] for row in rows} == {"'=1+1"}
         assert {row["data"] for row in rows} == {"a,b c"}
-        assert float(rows[1]["leakage"]) == 2e-7
-        assert (rows[0]["leakage"], rows[0]["basis"], rows[1]["trained"], rows[2]["trained"]) == ("", "", "1", "0")
+        assert float(rows[1]["largest_cosine"]) == 2e-7
+        assert float(rows[2]["canonical_mean_square"]) == 0.42
+        assert (rows[1]["held_out_largest"], rows[1]["chance_largest"]) == ("0.3", "0.34")
+        assert (rows[0]["canonical_mean_square"], rows[0]["basis"], rows[1]["trained"], rows[2]["trained"]) == (
+            "",
+            "",
+            "1",
+            "0",
+        )
         assert float(rows[0]["divergence"]) == pytest.approx(0.25)
 
 
@@ -207,6 +220,20 @@ class TestTheRecord:
         (tmp_path / "style.json").write_text(record.to_json())
         assert StyleRecord.read(tmp_path / "style.json") == record
         assert png_size(record.queries[0].png) == (8, 8)
+
+    def test_one_from_before_canonical_correlations_is_read_and_shown(self, style, evaluations):
+        kept = json.loads(style().to_json())
+        for basis in kept["bases"]:
+            del basis["recovered"], basis["chance"]
+            for found in ("stored", "held_out"):
+                del basis[found]["canonical_largest"], basis[found]["canonical_mean_square"]
+        record = StyleRecord.from_json(json.dumps(kept))
+        assert record.bases[0].stored.canonical_largest is None
+        words = " ".join(printed_analysis(record).split())
+        assert "under Σ: canonical, largest n/a n/a" in words
+        assert "here: one by one, largest (chance) 0.30 0.30" in words
+        assert Page(render(evaluations[:1], analyses=[record])).open == []
+        assert [row["recovered"] for row in csv.DictReader(style_csv(record).splitlines())] == ["", "", ""]
 
     def test_it_has_a_basis(self, style):
         text = style().model_copy(update={"bases": ()}).to_json()
@@ -219,7 +246,17 @@ class TestTheRecord:
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(0.0, "0"), (1e-9, "1e-09"), (0.0049, "5e-03"), (0.5, "0.50"), (math.nan, "nan")]
+    ("value", "shown"),
+    [
+        (None, "n/a"),
+        (0.0, "0"),
+        (1e-9, "1e-09"),
+        (-2e-7, "-2e-07"),
+        (-0.5, "-0.50"),
+        (0.0049, "5e-03"),
+        (0.5, "0.50"),
+        (math.nan, "nan"),
+    ],
 )
 def test_small_numbers(value, shown):
     assert small(value) == shown

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from deconfound.analysis.attacker import attack_fields
-from deconfound.analysis.correlations import measured_correlations, stored_correlations
+from deconfound.analysis.chance import chance_correlations
+from deconfound.analysis.correlations import finite, measured_correlations, recovered, stored_correlations
 from deconfound.analysis.neighbours import nearest, queries, same_class
 from deconfound.analysis.observing import Observed, SplitClassifier, device_of, observe, quiet
 from deconfound.analysis.readers import reader
@@ -22,7 +23,7 @@ from deconfound.core.origin import Origin
 from deconfound.core.pictures import png
 from deconfound.core.protocols import Attack, ImageSource, Monitor
 from deconfound.errors import require
-from deconfound.functional.style import Basis, deflated_basis, exact_basis, leakage, unit
+from deconfound.functional.style import Basis, deflated_basis, exact_basis, leakage, left_out, unit
 from deconfound.records import Neighbour, StyleBasis, StyleQuery, StyleRecord
 
 QUERIES, NEIGHBOURS = 8, 5
@@ -58,13 +59,13 @@ def bases_of(weight: Tensor, covariance: Tensor, anchors: Tensor) -> dict[str, B
         weight: W, (K, d).
         covariance: Sigma, (d, d).
         anchors: orthonormal rows, (d, d).
+
+    Raises:
+        InputError: numbers that are not finite, such as weights of a training that diverged.
     """
-    crossed = weight.detach() @ covariance
-    made = {"exact": exact_basis(crossed, anchors), "deflation": (deflated_basis(crossed, anchors), len(weight))}
-    return {
-        name: Basis(matrix, removed, float(leakage(crossed.double(), matrix.double())))
-        for name, (matrix, removed) in made.items()
-    }
+    crossed = finite("weight", weight.detach()) @ finite("covariance", covariance)
+    made = {"exact": exact_basis(crossed, anchors), "deflation": deflated_basis(crossed, anchors)}
+    return {name: Basis(matrix, float(leakage(crossed.double(), matrix.double()))) for name, matrix in made.items()}
 
 
 def analyse_style(
@@ -93,7 +94,7 @@ def analyse_style(
         monitor: shows progress.
 
     Raises:
-        InputError: bad input, such as images outside [0, 1].
+        InputError: bad input, such as images outside [0, 1] or features that are not finite.
 
     Source: Zhang et al. 2022, sections 3 and 5; the table and the comparison of bases are ours.
     """
@@ -104,7 +105,8 @@ def analyse_style(
         seen = observe(
             parts.model, source, index, attack, seed=seed, batch_size=batch_size, device=device, monitor=monitor
         )
-        bases = tuple(_basis(parts, name, seen, batch_size, device) for name in parts.bases)
+        finite("features", seen.natural.features)
+        bases = tuple(_basis(parts, name, seen, index, seed, batch_size, device) for name in parts.bases)
         shown = _queries(parts, source, index, seen, device)
     return StyleRecord(
         **origin.fields(),
@@ -119,19 +121,25 @@ def analyse_style(
     )
 
 
-def _basis(parts: StyleParts, name: str, seen: Observed, batch_size: int, device: torch.device) -> StyleBasis:
+def _basis(
+    parts: StyleParts, name: str, seen: Observed, index: Tensor, seed: int, batch_size: int, device: torch.device
+) -> StyleBasis:
     basis = parts.bases[name]
-    weight, covariance = parts.weight.detach().cpu(), parts.covariance.detach().cpu()
-    content = unit(seen.natural.features) @ weight.T
+    weight, covariance = parts.weight.detach().cpu().double(), parts.covariance.detach().cpu().double()
+    matrix, points = basis.matrix.detach().cpu().double(), unit(seen.natural.features.double())
+    content, coordinates = points @ weight.T, points @ matrix.T
+    order = index.argsort()  # the same shuffles in whatever order the images came
     style = _style(parts, name, seen.natural.features)
     moved = _style(parts, name, seen.adversarial.features)
     return StyleBasis(
         name=name,
         trained=name == parts.trained,
-        removed=basis.removed,
+        removed=left_out(weight @ covariance, matrix),
         leakage=basis.leakage,
-        stored=stored_correlations(weight, covariance, basis.matrix.detach().cpu()),
-        held_out=measured_correlations(content, style),
+        stored=stored_correlations(weight, covariance, matrix),
+        held_out=measured_correlations(content, coordinates),
+        chance=chance_correlations(content[order], coordinates[order], seed),
+        recovered=recovered(weight, covariance, matrix, content, coordinates),
         same_class=same_class(style, seen.labels),
         predictor=reader(
             _predicted(parts, style, batch_size, device), _predicted(parts, moved, batch_size, device), seen.labels

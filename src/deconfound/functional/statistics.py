@@ -131,7 +131,7 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> tuple[float, fl
 
     Correlation of the ranks, ties sharing their mean. Up to eight pairs p is exact, the share of all orders of the
     second that correlate at least as much, so it is never below 2 / n!; beyond that it is by Student's t with n - 2
-    degrees of freedom. NaN for both where one of them is constant.
+    degrees of freedom. NaN for both where one of them is constant or has a NaN.
 
     >>> rho, p = spearman([1, 2, 3, 4], [10, 30, 20, 90])
     >>> round(rho, 2), round(p, 4)
@@ -141,7 +141,7 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> tuple[float, fl
     require(len(first) >= 2, "first", len(first), "at least two values")
     a, b = (ranks - ranks.mean() for ranks in (stats.rankdata(values) for values in (first, second)))
     size = math.sqrt(float(a @ a) * float(b @ b))
-    if size == 0:
+    if not size > 0:  # NaN too: the ranks of values with a NaN among them are all NaN
         return math.nan, math.nan
     if len(a) > EXACT_UP_TO:
         found = stats.spearmanr(first, second)

@@ -21,12 +21,11 @@ class Basis(NamedTuple):
 
     Attributes:
         matrix: B (D, D), rows of length 1; style is n(f) B^T.
-        removed: how many directions of W S were taken out of the anchors.
-        leakage: the largest |cosine| between a row of W S and a row of B; 0 up to rounding where all were removed.
+        leakage: the largest |cosine| between a row of W S and a row of B; 0 up to rounding where nothing leaks. It is
+            cheap enough for every batch, but no measure of how much leaks: many small cosines together can be all.
     """
 
     matrix: Tensor
-    removed: int
     leakage: float
 
 
@@ -46,7 +45,7 @@ def anchors(dimension: int, generator: torch.Generator) -> Tensor:
     return torch.linalg.qr(kept.T).Q.T.contiguous()
 
 
-def exact_basis(crossed: Tensor, start: Tensor) -> tuple[Tensor, int]:
+def exact_basis(crossed: Tensor, start: Tensor) -> Tensor:
     """The anchors on the orthogonal complement of the row space of W S, rows renormalised: W S B^T = 0.
 
     The row space is that of the singular values above 1e-5 of the largest. Where it would leave less than D/2
@@ -57,23 +56,21 @@ def exact_basis(crossed: Tensor, start: Tensor) -> tuple[Tensor, int]:
         start: anchors, (D, D).
 
     Returns:
-        B (D, D), and how many directions were removed.
+        B (D, D).
 
     Departure from the authors' code: they remove the rows of W S one after another (``deflated_basis``), of which only
     the last removal holds.
 
     >>> crossed = torch.tensor([[1.0, 1.0, 0.0, 0.0], [2.0, 2.0, 0.0, 0.0]])
-    >>> basis, removed = exact_basis(crossed, torch.eye(4))
-    >>> removed, bool((crossed @ basis.T).abs().max() < 1e-6)
-    (1, True)
+    >>> bool((crossed @ exact_basis(crossed, torch.eye(4)).T).abs().max() < 1e-6)
+    True
     """
     space, rank = _row_space(crossed)
-    removed = min(rank, start.shape[1] // 2)
-    space = space[:removed]
+    space = space[: min(rank, start.shape[1] // 2)]
     basis = start
     for _ in range(2):  # the second pass removes what rounding left in the first
         basis = torch.nn.functional.normalize(basis - (basis @ space.T) @ space, dim=1)
-    return basis, removed
+    return basis
 
 
 def _row_space(crossed: Tensor) -> tuple[Tensor, int]:
@@ -105,6 +102,26 @@ def deflated_basis(crossed: Tensor, start: Tensor) -> Tensor:
     for row in torch.nn.functional.normalize(crossed, dim=1):
         basis = torch.nn.functional.normalize(basis - (basis @ row)[:, None] * row, dim=1)
     return basis
+
+
+def left_out(crossed: Tensor, basis: Tensor) -> int:
+    """How many directions of content a basis leaves out: dim {v in the row space of W S: B v = 0}.
+
+    The rank of W S less that of B on its row space, singular values below 1e-5 of the largest of B being rounding.
+
+    Args:
+        crossed: W S, (K, D).
+        basis: B, (D, D).
+
+    >>> crossed = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
+    >>> start = anchors(4, torch.Generator().manual_seed(0))
+    >>> [left_out(crossed, make(crossed, start)) for make in (exact_basis, deflated_basis)]
+    [2, 1]
+    """
+    crossed, basis = crossed.double(), basis.double()
+    space, rank = _row_space(crossed)
+    kept = torch.linalg.svdvals(basis @ space[:rank].T)
+    return rank - int((kept > RANK_TOLERANCE * torch.linalg.matrix_norm(basis, ord=2)).sum())
 
 
 def leakage(crossed: Tensor, basis: Tensor) -> Tensor:

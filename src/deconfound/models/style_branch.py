@@ -105,7 +105,7 @@ class StyleBranch(nn.Module):
         if self.kind == "exact" and min(self.classes, self.dimension) > self.dimension // 2:
             _logger.warning(
                 "style keeps some content: of up to %d directions of the content logits only the %d leading ones can "
-                "be removed from %d features; style_leakage in the metrics says how much is left",
+                "be removed from %d features; `analyze RUN style` says how much is left",
                 min(self.classes, self.dimension), self.dimension // 2, self.dimension,
             )  # fmt: skip
 
@@ -126,11 +126,8 @@ class StyleBranch(nn.Module):
         with self._precise(weight):
             # Weights that diverged are reported by the loop, by name; a factorisation would raise before it.
             crossed = torch.nan_to_num(self._own(weight.detach()) @ self.content.covariance[0])
-            if self.kind == "exact":
-                matrix, removed = exact_basis(crossed, self.start)
-            else:
-                matrix, removed = deflated_basis(crossed, self.start), self.classes
-            return Basis(matrix, removed, float(leakage(crossed, matrix)))
+            matrix = (exact_basis if self.kind == "exact" else deflated_basis)(crossed, self.start)
+            return Basis(matrix, float(leakage(crossed, matrix)))
 
     def style(self, features: Tensor, matrix: Tensor) -> Tensor:
         """Style s = n(f) B^T, (B, D), of features (B, D) and the matrix (D, D) of a basis."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 FEWEST = 3
 """Epochs below which ranks say nothing."""
+NOTHING = -math.inf
+"""Rank of a correlation that lies within chance."""
+PLACES = 2
+"""Decimals to which shares of content are ranked: a basis that lets all or nothing through differs by rounding."""
 
 
 def checkpoints_analysis(look: Look, loaded: Loaded, recipe: Recipe) -> Callable[[Scene], CheckpointsRecord] | None:
@@ -77,27 +82,46 @@ def _point(epoch: int, record: StyleRecord) -> KeptEpoch:
         adversarial=record.content.adversarial,
         leakage=record.trained.leakage,
         held_out=record.trained.held_out,
+        chance=record.trained.chance,
+        recovered=record.trained.recovered,
     )
 
 
 def correlations(points: Sequence[KeptEpoch], basis: str) -> list[RankCorrelation]:
     """Each measure of leakage against accuracy under the attack.
 
+    What lies within chance is noise, whose ranks mean nothing: such epochs tie, below all others.
+
     Args:
         points: kept epochs.
         basis: of style; W Sigma is orthogonal to the exact one up to rounding, whose ranks mean nothing.
     """
     measures = {
-        "largest correlation": [point.held_out.largest for point in points],
-        "mean correlation": [point.held_out.mean for point in points],
-    } | ({} if basis == "exact" else {"leakage": [point.leakage for point in points]})
+        "largest correlation": [_censored(point, "largest") for point in points],
+        "mean correlation": [_censored(point, "mean") for point in points],
+        "canonical mean square": [_share(_censored(point, "canonical_mean_square")) for point in points],
+        "content recovered": [_share(point.recovered) for point in points],
+    } | ({} if basis == "exact" else {"largest cosine": [point.leakage for point in points]})
     robust = [point.adversarial.share for point in points]
     found = []
     for measure, values in measures.items():
         rho, p_value = spearman(values, robust)
         exact = len(points) <= EXACT_UP_TO
-        found.append(RankCorrelation(measure=measure, rho=rho, p_value=p_value, exact=exact))
+        within = sum(value == NOTHING for value in values)
+        found.append(RankCorrelation(measure=measure, rho=rho, p_value=p_value, exact=exact, within_chance=within))
     return found
+
+
+def _censored(point: KeptEpoch, name: str) -> float:
+    """A correlation, ``NOTHING`` where chance alone would leave it."""
+    found: float | None = getattr(point.held_out, name)
+    if found is None:
+        return math.nan
+    return NOTHING if point.held_out.above(point.chance, name) is False else found
+
+
+def _share(value: float | None) -> float:
+    return math.nan if value is None else round(value, PLACES)
 
 
 __all__ = ["checkpoints_analysis", "correlations"]

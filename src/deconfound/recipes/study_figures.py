@@ -97,13 +97,22 @@ def _reader(reader: Reader, at: str) -> Iterator[StudyFigure]:
     yield StudyFigure(name="KL", at=at, value=reader.divergence)
 
 
+def _measured(name: str, value: float | None, at: str) -> Iterator[StudyFigure]:
+    """A figure, nothing for one that older records do not have."""
+    if value is not None:
+        yield StudyFigure(name=name, at=at, value=value)
+
+
 def _style(record: StyleRecord) -> Iterator[StudyFigure]:
     yield from _reader(record.content, "content")
     for basis in record.bases:
         at = f"style, {basis.name}{' (own)' if basis.trained else ''}"
         yield from _reader(basis.predictor, at)
-        yield StudyFigure(name="leakage", at=at, value=basis.leakage)
+        yield from _measured("canonical correlation", basis.stored.canonical_largest, at)
+        yield from _measured("canonical mean square", basis.stored.canonical_mean_square, at)
+        yield from _measured("content recovered", basis.recovered, at)
         yield StudyFigure(name="largest correlation", at=at, value=basis.held_out.largest)
+        yield from _measured("largest by chance", basis.chance.largest if basis.chance else None, at)
         yield StudyFigure(name="same class", at=at, value=basis.same_class, share=True)
 
 
@@ -142,6 +151,8 @@ def _checkpoints(record: CheckpointsRecord) -> Iterator[StudyFigure]:
         yield _share("adversarial", point.adversarial, at)
         yield StudyFigure(name="largest correlation", at=at, value=point.held_out.largest)
         yield StudyFigure(name="mean correlation", at=at, value=point.held_out.mean)
+        yield from _measured("canonical mean square", point.held_out.canonical_mean_square, at)
+        yield from _measured("content recovered", point.recovered, at)
 
 
 _FIGURES: Mapping[str, Callable[[Any], Iterator[StudyFigure]]] = {

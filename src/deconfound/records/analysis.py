@@ -69,11 +69,33 @@ class Reader(Record):
         return self.shift - self.entropy
 
 
+# Two ways to a correlation of 1 differ by no more.
+ROUNDING = 1e-9
+
+
 class Correlations(Record):
-    """Absolute correlations of every style coordinate with every content logit: the largest, and their mean."""
+    """How style correlates with content, in absolute size.
+
+    Attributes:
+        largest, mean: over every style coordinate with every content logit. Many that are small can together be all.
+        canonical_largest: the canonical correlation, that of the best pair of combinations of either side.
+        canonical_mean_square: mean over the directions of content of the squared canonical correlation: the share of
+            content that a linear reader of style knows. Both are None in records from before they were computed.
+    """
 
     largest: float
     mean: float
+    canonical_largest: float | None = None
+    canonical_mean_square: float | None = None
+
+    def above(self, chance: Correlations | None, name: str) -> bool | None:
+        """Whether one of these figures is above what chance leaves; None where either is not known.
+
+        >>> Correlations(largest=0.3, mean=0.1).above(Correlations(largest=0.2, mean=0.1), "mean")
+        False
+        """
+        value, bound = getattr(self, name), getattr(chance, name, None)
+        return None if value is None or bound is None else bool(value > bound + ROUNDING)
 
 
 class StyleBasis(Record):
@@ -82,10 +104,15 @@ class StyleBasis(Record):
     Attributes:
         name: ``exact`` or ``deflation``.
         trained: whether the run's style predictor g was trained on this basis.
-        removed: directions of content that the basis leaves out.
-        leakage: largest absolute cosine between rows of W Sigma and rows of B.
+        removed: directions of content, the row space of W Sigma, that the basis leaves out, counted by rank at 1e-5.
+        leakage: largest absolute cosine between rows of W Sigma and rows of B, as the metrics of training have it; no
+            measure of how much leaks, which the canonical correlations are.
         stored: correlations under the run's own running covariance Sigma.
-        held_out: correlations over the images of the analysis; n of them leave about 1 / sqrt(n) of noise in each.
+        held_out: correlations over the images of the analysis.
+        chance: what each of ``held_out`` stays within with probability 95 % if style and content are independent, by
+            shuffles of the images; None in records from before.
+        recovered: R^2 over these images of the content logits, read from style by the best linear reader under Sigma;
+            None where content does not vary, and in records from before.
         same_class: share of the images whose nearest neighbour in style space is of their class.
         predictor: g on this basis, without the correction that needs the label.
     """
@@ -96,6 +123,8 @@ class StyleBasis(Record):
     leakage: float
     stored: Correlations
     held_out: Correlations
+    chance: Correlations | None = None
+    recovered: float | None = None
     same_class: float
     predictor: Reader
 

@@ -19,6 +19,8 @@ class KeptEpoch(Record):
         natural, adversarial: accuracies of its own prediction, before and after the attack on it.
         leakage: largest absolute cosine between rows of W Sigma and rows of its style basis.
         held_out: correlations of style with content logits over the images of the analysis.
+        chance: what independence leaves of them, as in ``StyleBasis``; None in records from before.
+        recovered: R^2 of content read from style, as in ``StyleBasis``; None in records from before.
     """
 
     epoch: int
@@ -27,6 +29,8 @@ class KeptEpoch(Record):
     adversarial: Accuracy
     leakage: float
     held_out: Correlations
+    chance: Correlations | None = None
+    recovered: float | None = None
 
 
 class RankCorrelation(Record):
@@ -37,12 +41,15 @@ class RankCorrelation(Record):
         rho: below 0 where epochs that leak less withstand more; NaN where either is constant.
         p_value: two-sided.
         exact: whether it is over all orders; Student's t otherwise.
+        within_chance: epochs whose measure chance alone would leave; they tie, as the lowest. 0 where the measure has
+            no chance, and in records from before.
     """
 
     measure: str
     rho: float
     p_value: float
     exact: bool
+    within_chance: int = 0
 
 
 class CheckpointsRecord(AttackedRecord):

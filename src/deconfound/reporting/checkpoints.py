@@ -20,10 +20,11 @@ from deconfound.reporting.exposure import accuracy_text
 from deconfound.reporting.figures import house_style, settled, svg
 from deconfound.reporting.inline_svg import MUTED, SERIES
 from deconfound.reporting.plain import plain_table
-from deconfound.reporting.style_rows import plain
+from deconfound.reporting.style_rows import beside_chance, plain, small
 from deconfound.reporting.text import analysis_labels, clean, count, settings_text, threat_text, value_text
 
-HEADINGS = ("largest correlation", "mean correlation", "leakage")
+HEADINGS = ("largest correlation", "mean correlation", "canonical mean square", "content recovered", "largest cosine")
+_OVER_IMAGES = ("largest", "mean", "canonical_mean_square")
 
 
 def setting(record: CheckpointsRecord) -> str:
@@ -38,15 +39,25 @@ def setting(record: CheckpointsRecord) -> str:
 def correlation_text(one: RankCorrelation) -> str:
     """A rank correlation with its p-value, in words."""
     pair = f"{clean(one.measure)} and accuracy under the attack"
+    if not math.isfinite(one.rho) and one.within_chance:
+        return f"{pair}: no rank correlation, {count(one.within_chance, 'epoch')} within chance and none to order"
     if not math.isfinite(one.rho):
-        return f"{pair}: no rank correlation, one of them is the same in all epochs"
+        return f"{pair}: no rank correlation, one of them is the same in all epochs or not a number"
     how = "exact" if one.exact else "Student's t"
-    return f"{pair}: Spearman {value_text(one.rho)}, p {p_text(one.p_value)} ({how})"
+    ties = f"; {count(one.within_chance, 'epoch')} within chance, as the lowest" if one.within_chance else ""
+    return f"{pair}: Spearman {value_text(one.rho)}, p {p_text(one.p_value)} ({how}){ties}"
 
 
-def measures(point: KeptEpoch) -> tuple[float, float, float]:
+def measures(point: KeptEpoch) -> tuple[float | None, ...]:
     """What ``HEADINGS`` name."""
-    return point.held_out.largest, point.held_out.mean, point.leakage
+    found = point.held_out
+    return found.largest, found.mean, found.canonical_mean_square, point.recovered, point.leakage
+
+
+def measures_text(point: KeptEpoch) -> list[str]:
+    """The measures as words, beside those over images what chance would leave."""
+    beside = [beside_chance(point.held_out, point.chance, name) for name in _OVER_IMAGES]
+    return [*beside, small(point.recovered), small(point.leakage)]
 
 
 def checkpoints_figure(record: CheckpointsRecord) -> Figure:
@@ -60,6 +71,9 @@ def checkpoints_figure(record: CheckpointsRecord) -> Figure:
             axes.plot([x, x], point.adversarial.interval, color=SERIES[0], linewidth=2.0)
             axes.plot([x], [point.adversarial.share], color=SERIES[0], marker="o", markersize=6, clip_on=False)
             axes.annotate(str(point.epoch), (x, point.adversarial.share), xytext=(5, 4), textcoords="offset points")
+        known = [point.chance.mean for point in record.points if point.chance is not None]
+        if known:
+            axes.axvline(max(known), color=MUTED, linestyle=":", linewidth=1.4)
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_xlabel("mean correlation of style with content logits, held out")
@@ -85,7 +99,8 @@ def _line(point: KeptEpoch) -> dict[str, Any]:
     for name, found in (("natural", point.natural), ("adversarial", point.adversarial)):
         cells |= {name: found.share, f"{name}_low": found.interval[0], f"{name}_high": found.interval[1]}
     names = [heading.replace(" ", "_") for heading in HEADINGS]
-    return cells | dict(zip(names, measures(point), strict=True)) | {"model_digest": point.digest}
+    chance = {f"chance_{name}": getattr(point.chance, name, None) for name in _OVER_IMAGES}
+    return cells | dict(zip(names, measures(point), strict=True)) | chance | {"model_digest": point.digest}
 
 
 def checkpoints_files(record: CheckpointsRecord) -> dict[str, bytes]:
@@ -96,15 +111,23 @@ def checkpoints_files(record: CheckpointsRecord) -> dict[str, bytes]:
 
 
 def checkpoints_table(record: CheckpointsRecord) -> Group:
-    """One row for each epoch, then the rank correlations."""
-    table: Table = plain_table(f"{analysis_labels([record])[0]}: {setting(record)}")
-    for name in ("epoch", "natural", "adversarial", *HEADINGS):
-        table.add_column(name, justify="right", no_wrap=name not in HEADINGS)
+    """Accuracies and what style keeps of content, one row for each epoch, then the rank correlations."""
+    accuracies = _rows(f"{analysis_labels([record])[0]}: {setting(record)}", "natural", "adversarial")
+    kept = _rows("What style keeps of content, in brackets what chance would leave", *HEADINGS)
     for point in record.points:
         shares = ("\n".join(accuracy_text(found)) for found in (point.natural, point.adversarial))
-        table.add_row(str(point.epoch), *map(Text, shares), *map(value_text, measures(point)))
+        accuracies.add_row(str(point.epoch), *map(Text, shares))
+        kept.add_row(str(point.epoch), *measures_text(point))
     notes = (f"Note: {clean(note)}" for note in record.notes)
-    return Group(table, *(Text(line) for line in (*map(correlation_text, record.correlations), *notes)))
+    return Group(accuracies, kept, *(Text(line) for line in (*map(correlation_text, record.correlations), *notes)))
+
+
+def _rows(title: str, *names: str) -> Table:
+    """An empty table whose rows are epochs."""
+    table = plain_table(title)
+    for name in ("epoch", *names):
+        table.add_column(name, justify="right")
+    return table
 
 
 def checkpoints_view(prefix: str, name: str, record: CheckpointsRecord, budget: int) -> dict[str, Any]:
@@ -113,7 +136,7 @@ def checkpoints_view(prefix: str, name: str, record: CheckpointsRecord, budget: 
         {
             "epoch": str(point.epoch),
             "shares": [accuracy_text(point.natural), accuracy_text(point.adversarial)],
-            "measures": [value_text(value) for value in measures(point)],
+            "measures": measures_text(point),
         }
         for point in record.points
     ]

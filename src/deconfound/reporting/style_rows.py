@@ -7,20 +7,35 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-from deconfound.records import Accuracy, Reader, StyleBasis, StyleRecord
-from deconfound.reporting.text import clean, count, interval, percent, threat_text, value_text
+from deconfound.records import Accuracy, Correlations, Reader, StyleBasis, StyleRecord
+from deconfound.reporting.text import NOT_KNOWN, clean, count, interval, percent, threat_text, value_text
 
 CONTENT = "content z"
 
 _BASIS_COLUMNS = (
-    "removed",
-    "leakage",
+    "left_out",
+    "canonical_largest",
+    "canonical_mean_square",
     "correlation_largest",
     "correlation_mean",
+    "held_out_canonical_largest",
+    "held_out_canonical_mean_square",
     "held_out_largest",
     "held_out_mean",
+    "chance_canonical_largest",
+    "chance_canonical_mean_square",
+    "chance_largest",
+    "chance_mean",
+    "recovered",
+    "largest_cosine",
     "same_class",
 )
+_MEASURES = {
+    "canonical_largest": "canonical, largest",
+    "canonical_mean_square": "canonical, mean square",
+    "largest": "one by one, largest",
+    "mean": "one by one, mean",
+}
 
 
 @dataclass(frozen=True)
@@ -65,25 +80,40 @@ def nats(value: float) -> str:
     return f"{value:.3f}"
 
 
-def small(value: float) -> str:
+def small(value: float | None) -> str:
     """A correlation or a cosine: two decimals, or its power of ten where it is as good as none.
 
-    >>> small(0.1234), small(3.2e-7), small(0.0)
-    ('0.12', '3e-07', '0')
+    >>> small(0.1234), small(3.2e-7), small(0.0), small(None)
+    ('0.12', '3e-07', '0', 'n/a')
     """
-    return f"{value:.2f}" if not value < 0.005 else f"{value:.0e}" if value else "0"
+    if value is None:
+        return NOT_KNOWN
+    return f"{value:.2f}" if not abs(value) < 0.005 else f"{value:.0e}" if value else "0"
+
+
+def beside_chance(found: Correlations, chance: Correlations | None, name: str) -> str:
+    """One of the correlations over some images, and what chance would leave.
+
+    >>> beside_chance(Correlations(largest=0.3, mean=0.1), Correlations(largest=0.34, mean=0.08), "largest")
+    '0.30 (0.34)'
+    """
+    return small(getattr(found, name)) + (f" ({small(getattr(chance, name))})" if chance is not None else "")
 
 
 def basis_cells(basis: StyleBasis) -> dict[str, str]:
-    """What a basis lets through, by the heading of its column."""
+    """What a basis lets through, by name."""
+    stored = {f"under Σ: {name}": small(getattr(basis.stored, key)) for key, name in _MEASURES.items()}
+    here = {
+        f"here: {name} (chance)": beside_chance(basis.held_out, basis.chance, key) for key, name in _MEASURES.items()
+    }
+    read = {"here: content recovered (R²)": small(basis.recovered)}
     return {
-        "removed": str(basis.removed),
-        "leakage": small(basis.leakage),
-        "under Σ, largest": small(basis.stored.largest),
-        "under Σ, mean": small(basis.stored.mean),
-        "held out, largest": small(basis.held_out.largest),
-        "held out, mean": small(basis.held_out.mean),
-        "same class": percent(basis.same_class),
+        "directions of content left out": str(basis.removed),
+        **stored,
+        **read,
+        **here,
+        "largest |cos| of W Σ and B": small(basis.leakage),
+        "nearest neighbour of the same class": percent(basis.same_class),
     }
 
 
@@ -127,9 +157,11 @@ def _line(record: StyleRecord, what: str, name: str, reader: Reader, basis: Styl
 def _basis_numbers(basis: StyleBasis | None) -> dict[str, Any]:
     if basis is None:
         return dict.fromkeys(_BASIS_COLUMNS, "")
-    correlations = (basis.stored.largest, basis.stored.mean, basis.held_out.largest, basis.held_out.mean)
-    values = (basis.removed, basis.leakage, *correlations, basis.same_class)
-    return dict(zip(_BASIS_COLUMNS, values, strict=True))
+    correlations = (
+        getattr(found, key, None) for found in (basis.stored, basis.held_out, basis.chance) for key in _MEASURES
+    )
+    values = (basis.removed, *correlations, basis.recovered, basis.leakage, basis.same_class)
+    return {key: "" if value is None else value for key, value in zip(_BASIS_COLUMNS, values, strict=True)}
 
 
 def plain(text: str) -> str:
@@ -142,4 +174,15 @@ def plain(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
-__all__ = ["CONTENT", "ReaderRow", "basis_cells", "basis_name", "nats", "reader_rows", "setting", "small", "style_csv"]
+__all__ = [
+    "CONTENT",
+    "ReaderRow",
+    "basis_cells",
+    "basis_name",
+    "beside_chance",
+    "nats",
+    "reader_rows",
+    "setting",
+    "small",
+    "style_csv",
+]

@@ -11,19 +11,9 @@ from deconfound.reporting.plain import plain_table
 from deconfound.reporting.style_rows import basis_cells, basis_name, reader_rows, setting
 from deconfound.reporting.text import analysis_labels, clean
 
-_TALL = {
-    "removed": "directions of content removed",
-    "leakage": "leakage, largest |cos| of W Σ and B",
-    "under Σ, largest": "correlation under Σ, largest",
-    "under Σ, mean": "correlation under Σ, mean",
-    "held out, largest": "correlation on these images, largest",
-    "held out, mean": "correlation on these images, mean",
-    "same class": "nearest neighbour of the same class",
-}
-
 
 def style_table(record: StyleRecord) -> Group:
-    """Accuracies with 95 % intervals and shifts, then correlations and leakage of each basis, then notes."""
+    """Accuracies with 95 % intervals and shifts, then what each basis lets through, then notes."""
     notes = [Text(f"Note: {clean(note)}") for note in record.notes]
     return Group(_readers(record), _bases(record), *notes)
 
@@ -43,13 +33,13 @@ def _readers(record: StyleRecord) -> Table:
 
 
 def _bases(record: StyleRecord) -> Table:
-    table = plain_table("What style keeps of content")
+    table = plain_table("Leakage of content into style: correlations of all combinations (canonical) and one by one")
     table.add_column("", overflow="fold")
     for basis in record.bases:
         table.add_column(Text(basis_name(basis)), justify="right", overflow="fold")
     cells = [basis_cells(basis) for basis in record.bases]
-    for key, name in _TALL.items():
-        table.add_row(Text(name), *(Text(one[key]) for one in cells))
+    for name in cells[0]:
+        table.add_row(Text(name), *(Text(one[name]) for one in cells))
     return table
 
 

@@ -24,6 +24,7 @@ def style_view(prefix: str, name: str, record: StyleRecord, budget: int) -> dict
         budget: letters of base64 that its pictures may take.
     """
     rows = reader_rows(record)
+    cells = [basis_cells(basis) for basis in record.bases]
     words = "; ".join(
         f"{row.name}: natural {' '.join(row.accuracies[0])}, adversarial {' '.join(row.accuracies[1])}" for row in rows
     )
@@ -33,8 +34,8 @@ def style_view(prefix: str, name: str, record: StyleRecord, budget: int) -> dict
         "chance": percent(1 / max(len(record.class_names), 1)),
         "svg": Markup(svg(readers_figure(record), f"{prefix}-readers", f"Content and style, {name}", words)),
         "readers": [{"name": row.name, "accuracies": row.accuracies, "numbers": row.numbers} for row in rows],
-        "bases": [{"name": basis_name(basis), "cells": basis_cells(basis)} for basis in record.bases],
-        "noise": f"{record.n**-0.5:.2f}" if record.n > 0 else "",
+        "bases": [basis_name(basis) for basis in record.bases],
+        "kept": [{"name": name, "cells": [one[name] for one in cells]} for name in cells[0]],
         "dimension": count(record.dimension, "feature"),
         "trained": basis_name(record.trained).removesuffix(" (trained)"),
         "pictures": pictures,
