@@ -75,7 +75,8 @@ def estimate(value):
     return Estimate(value=value, interval=(value - 0.2, value + 0.2))
 
 
-def make_instruments(f=(55.4, 4.2), p_values=(0.01, 0.5, 0.6), **changes):
+def make_instruments(f=(55.4, 4.2), p_values=(0.01, 0.5, 0.6), robust=None, **changes):
+    """``robust``: p of Wooldridge's score, which older records do not have."""
     stages = tuple(
         FirstStage(name=f"T{i}", f=value, p_value=0.001, partial_r2=0.2, weak=not value >= 10)
         for i, value in enumerate(f, 1)
@@ -88,6 +89,9 @@ def make_instruments(f=(55.4, 4.2), p_values=(0.01, 0.5, 0.6), **changes):
         name: Statistic(statistic=1.5, p_value=p, distribution="chi2(3)")
         for name, p in zip(names, p_values, strict=True)
     }
+    if robust is not None:
+        found["wooldridge"] = Statistic(statistic=2.5, p_value=robust, distribution="chi2(2)")
+        found |= {"components_r2": 0.31, "features_r2": 0.97}
     fields = ORIGIN | found | {
         "threat": Threat(norm="linf", eps=0.1), "attack": Attacker(name="pgd-20", settings={"steps": 20}),
         "dimension": 100, "treatment_share": 0.8, "instrument_share": 0.9, "instruments": 4, "first_stages": stages,

@@ -62,7 +62,7 @@ class Look:
     seed: int = 0
     batch_size: int = BATCH
     device: str = "auto"
-    rho: str | Sequence[float] | None = None
+    rho: str | float | Sequence[float] | None = None
     layer: str | None = None
     treatments: int | None = None
     instruments: int | None = None

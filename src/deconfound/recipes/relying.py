@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -51,17 +51,18 @@ def predictor_of(model: nn.Module) -> Predictor:
     return Predictor(predict=lambda images, streams: predicted(model(images)), modules=(model,))
 
 
-def parse_rhos(given: str | Sequence[float] | None) -> tuple[float, ...] | None:
-    """Agreement probabilities from numbers or fractions joined by commas; None for ``sweep`` and for nothing.
+def parse_rhos(given: str | float | Sequence[float] | None) -> tuple[float, ...] | None:
+    """Agreement probabilities from a number, several, or text joined by commas; None for ``sweep`` and for nothing.
 
     Raises:
         InputError: something else.
 
-    >>> parse_rhos("1/2,0.9"), parse_rhos("sweep")
-    ((0.5, 0.9), None)
+    >>> parse_rhos("1/2,0.9"), parse_rhos(0.9), parse_rhos("sweep")
+    ((0.5, 0.9), (0.9,), None)
     """
     if given is None or given == SWEEP:
         return None
-    words = given.split(",") if isinstance(given, str) else [str(rho) for rho in given]
+    several = given.split(",") if isinstance(given, str) else given if isinstance(given, Iterable) else [given]
+    words = [str(rho) for rho in several]
     require(bool(words), "rho", given, "sweep, or probabilities in [0, 1] joined by commas")
     return tuple(probability(word.strip(), "rho") for word in words)

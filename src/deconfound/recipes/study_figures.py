@@ -20,6 +20,7 @@ from deconfound.records import (
     Reader,
     RelianceRecord,
     Share,
+    Statistic,
     StudyAnalysis,
     StudyFigure,
     StyleRecord,
@@ -109,8 +110,13 @@ def _style(record: StyleRecord) -> Iterator[StudyFigure]:
 
 def _instruments(record: InstrumentsRecord) -> Iterator[StudyFigure]:
     yield StudyFigure(name="joint F", value=record.joint_f)
-    for name in ("wu_hausman", "sargan", "hansen"):
-        yield StudyFigure(name=f"p {name.replace('_', '-')}", value=getattr(record, name).p_value)
+    for name in ("wooldridge", "wu_hausman", "sargan", "hansen"):
+        test: Statistic | None = getattr(record, name)
+        if test is not None:
+            yield StudyFigure(name=f"p {name.replace('_', '-')}", value=test.p_value)
+    for name, share in (("R2 of components", record.components_r2), ("R2 of features", record.features_r2)):
+        if share is not None:
+            yield StudyFigure(name=name, value=share, share=True)
     for stage in record.first_stages:
         yield StudyFigure(name="F", at=stage.name, value=stage.f)
     for effect in record.effects:
