@@ -195,18 +195,17 @@ def truncated(seed, dimension, treatments, features=None, instruments=8, count=6
 
 
 class TestTruncation:
-    @pytest.mark.parametrize(("dimension", "treatments"), [(16, 4), (8, 7)])
+    @pytest.mark.parametrize(("dimension", "treatments"), [(16, 4), (64, 4)])
     def test_a_perfect_instrument_is_rejected_and_the_report_does_not_call_it_invalid(self, dimension, treatments):
         records = [truncated(seed, dimension, treatments) for seed in range(3)]
         assert sum(record.hansen.rejects and record.sargan.rejects for record in records) >= 2
-        assert not any(record.weak for record in records)
         for record in records:
             said = " ".join(text for text, _ in findings(record))
             assert "The treatment is endogenous" not in said
             assert ": not all instruments are valid" not in said
             assert "may reject a perfect instrument" in said
             assert record.features_r2 > 0.8
-            assert record.features_r2 - record.components_r2 > (0.3 if dimension > 8 else 0.005)
+            assert record.features_r2 - record.components_r2 > 0.2
 
     def test_without_truncation_nothing_is_rejected_and_nothing_explained_away(self):
         records = [truncated(seed, 9, 6, 6) for seed in range(2)]

@@ -80,7 +80,7 @@ def test_rhos_from_words():
     assert parse_rhos(None) is None
     assert parse_rhos(0.9) == parse_rhos([0.9]) == parse_rhos("0.9") == (0.9,)
     assert look("run", rho=0.5).rho == 0.5
-    with pytest.raises(InputError, match="^rho: "):
+    with pytest.raises(InputError, match=r"^rho: got "):
         look("run", rho=1.5)
 
 

@@ -62,9 +62,9 @@ def diagnose(
 ) -> Diagnosis:
     """Linear instrumental-variable diagnostics of y = T b + X c + u with instruments Z, E[Z u] = 0; X has a constant.
 
-    First-stage F and partial R^2 are homoskedastic with the small-sample correction, as the rule of 10 wants them, and so
-    are Wu and Hausman's and Sargan's tests; Wooldridge's score test of exogeneity, Hansen's J and the intervals of all
-    three estimators allow for heteroskedasticity.
+    First-stage F and partial R^2 are homoskedastic with the small-sample correction, as the rule of 10 wants them, and
+    so are Wu and Hausman's and Sargan's tests; Wooldridge's score test of exogeneity, Hansen's J and the intervals of
+    all three estimators allow for heteroskedasticity.
 
     Args:
         outcome: y, (N,).
@@ -80,9 +80,8 @@ def diagnose(
     Source: Wooldridge 2010, chapters 5 and 6; Cragg and Donald 1993; the estimators are those of ``linearmodels``.
     """
     library = load_library()
-    columns = {"treatments": treatments, "instruments": instruments} | (
-        {} if controls is None else {"controls": controls}
-    )
+    columns = {"treatments": treatments, "instruments": instruments}
+    columns |= {} if controls is None else {"controls": controls}
     _check_shapes(outcome, columns)
     count, wanted = treatments.shape
     called = [f"T{place}" for place in range(1, wanted + 1)] if names is None else list(names)

@@ -108,10 +108,8 @@ def _validity(record: InstrumentsRecord) -> tuple[str, bool]:
         return f"Over-identification is rejected ({p}): {said}.", True
     if sargan.rejects or hansen.rejects:
         alone = "Hansen's test, which allows for heteroskedasticity," if hansen.rejects else "Sargan's test"
-        doubt = (
-            "the instruments, or the components, are in doubt" if record.truncated else "the instruments are in doubt"
-        )
-        return f"Over-identification is rejected by {alone} alone ({p}): {doubt}.", True
+        doubt = "instruments, or what the components leave out," if record.truncated else "instruments"
+        return f"Over-identification is rejected by {alone} alone ({p}): the {doubt} are in doubt.", True
     return f"Over-identification is not rejected ({p}), which does not prove that the instruments are valid.", False
 
 
