@@ -49,10 +49,10 @@ def share(value):
     return Share(share=value, interval=ends(value))
 
 
-def intervention(variable="confounder", value="other", accuracy=0.5, changed=0.4):
+def intervention(variable="confounder", value="other", accuracy=0.5, changed=0.4, **known):
     return Intervention(
         variable=variable, value=value, accuracy=Accuracy(share=accuracy, interval=ends(accuracy)),
-        gap=0.9 - accuracy, gap_interval=(0.8 - accuracy, 1.0 - accuracy), changed=share(changed),
+        gap=0.9 - accuracy, gap_interval=(0.8 - accuracy, 1.0 - accuracy), changed=share(changed), **known,
     )  # fmt: skip
 
 

@@ -75,6 +75,8 @@ def _reliance(record: RelianceRecord) -> Iterator[StudyFigure]:
             )
         if point.reliance is not None:
             yield _share("reliance", point.reliance, at)
+        if point.abstained is not None and point.abstained.share > 0:
+            yield _share("abstained", point.abstained, at)
     if record.unsteady is not None:
         yield _share("unsteady", record.unsteady)
 

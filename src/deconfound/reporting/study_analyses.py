@@ -31,6 +31,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "gap under do(confounder = random)",
         "do(confounder = other)",
         "reliance",
+        "abstained",
         "unsteady",
     ),
     "checkpoints": ("rank correlation with robust accuracy", "p"),
