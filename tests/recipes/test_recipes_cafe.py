@@ -264,6 +264,14 @@ class TestEffects:
         assert [one.network for one in game.distances] == ["base"]
         assert game.kinds == record.kinds  # both are of the frozen network
 
+    def test_the_games_own_moment_is_reported(self, base, tmp_path):
+        run = trained(
+            "amr-gmm", FAIR | {"objective.moment": "class_residual"}, stages={"base": base}, out=tmp_path / "r"
+        )
+        record, _ = look_into(self.look(run.path))
+        assert (record.game["moment"], record.moment_name, record.penalty_name) == ("class_residual",) * 2 + ("size",)
+        assert abs(record.moment) <= 1  # of probabilities
+
     @pytest.mark.parametrize("norm", ["l2", "l1"])
     def test_the_inversions_radius_is_in_linf_whatever_the_runs_norm(self, norm, tmp_path):
         changes = CAFE | {"norm": norm, "objective.gamma": 0.02}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from xml.etree import ElementTree
 
@@ -10,6 +11,8 @@ import pytest
 
 from analysis_records import make_effects
 from deconfound.errors import InputError
+from deconfound.recipes.study_analyses import Analysis
+from deconfound.recipes.study_figures import analysis_result
 from deconfound.records import EffectsRecord, Mean
 from deconfound.reporting.analyses import analysis_files
 from deconfound.reporting.effects import effects_csv
@@ -24,11 +27,22 @@ def test_the_page_says_every_number(evaluations):
     for part in (
         "Causal effects: small (pgd-at), seed 7",
         "linf 0.1, pgd-20, n = 360, seed 7",
-        "J = 0.051; |g(Z) - Z| = 7.260 [7.210, 7.320]; mean (g(Z) - Z)² = 0.103",
+        "J (log_product) = 0.051; |g(Z) - Z| = 7.260 [7.210, 7.320]; mean (g(Z) - Z)², which lambda weighs, = 0.103",
         "counterfactual causal, F + h(g(Z)) 90.0 % [85.0, 95.0] 0.500",
         "defence 0.6 [0.3, 0.9] 0.6 [0.3, 0.9] 513.3 [389.9, 636.7]",
     ):
         assert part in words, part
+
+
+def test_another_game_is_named(evaluations):
+    record = make_effects(moment_name="class_residual", penalty_name="size", moment=-0.009)
+    said = "J (class_residual) = -0.009; |g(Z) - Z| = 7.260 [7.210, 7.320]; mean g(Z)², which lambda weighs, = 0.103"
+    assert said in " ".join(printed_analysis(record).split())
+    assert said in Page(render(evaluations[:1], analyses=[record])).text.replace("\xa0", " ")
+    names = [one.name for one in analysis_result(Analysis(kind="effects"), record).figures]
+    assert {"J (class_residual)", "mean g(Z)^2"} < set(names)
+    without = {key: value for key, value in json.loads(make_effects().to_json()).items() if not key.endswith("_name")}
+    assert EffectsRecord.from_json(json.dumps(without)) == make_effects()  # older ones
 
 
 def test_markup_stays_text(evaluations):

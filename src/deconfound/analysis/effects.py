@@ -19,6 +19,7 @@ from deconfound.analysis.causal_kinds import Kinds, inversion_distances, observe
 from deconfound.analysis.observing import device_of
 from deconfound.core.origin import Origin
 from deconfound.core.protocols import Attack, CausalFeatures, Classifier, ImageSource, Monitor
+from deconfound.functional.moments import MOMENTS, Moment
 from deconfound.records import Attacker, EffectsRecord, FeatureKind, InversionDistance, Mean, Threat
 
 REACH = 4
@@ -35,6 +36,7 @@ class EffectParts:
         climbed: what attacks on the frozen network climb, an ordinary classifier; itself where it is one.
         defence: the network that was inoculated, an ordinary classifier; None where there is none.
         game: settings of AMR-GMM, for the record.
+        moments: what it was played with.
     """
 
     causal: CausalFeatures
@@ -42,6 +44,7 @@ class EffectParts:
     climbed: Classifier
     defence: Classifier | None
     game: Mapping[str, Any]
+    moments: Moment = MOMENTS["log_product"]
 
 
 def around(logits: Tensor, labels: Tensor, offsets: tuple[int, ...]) -> tuple[float, ...]:
@@ -97,6 +100,7 @@ def analyse_effects(
         batch_size=batch_size,
         device=device,
         climbed=parts.climbed,
+        moments=parts.moments,
         monitor=monitor,
     )
     distances = {
@@ -124,7 +128,9 @@ def analyse_effects(
         seed=seed,
         seconds=time.perf_counter() - begun,
         game=dict(parts.game),
+        moment_name=parts.moments.name,
         moment=found.moment,
+        penalty_name=parts.moments.penalty_name,
         bound=found.bound,
         distance=mean_of(found.distance),
         offsets=offsets,

@@ -43,6 +43,7 @@ def effects_analysis(look: Look, loaded: Loaded, recipe: Recipe) -> Callable[[Sc
         climbed=game.climbed,
         defence=_ordinary(loaded.model) if isinstance(settings, CafeSettings) else None,
         game=played.model_dump(mode="json"),
+        moments=game.moment,
     )
 
     def work(scene: Scene) -> EffectsRecord:

@@ -33,6 +33,8 @@ SHORT = {
     "adversarial_causal": "AC",
 }
 """The four kinds of features as the paper calls them."""
+BOUNDS = {"distance": "(g(Z) - Z)^2", "size": "g(Z)^2"}
+"""What lambda weighs, by the name of the penalty."""
 
 
 def analysis_result(analysis: Analysis, record: AnalysisRecord) -> StudyAnalysis:
@@ -87,8 +89,9 @@ def _effects(record: EffectsRecord) -> Iterator[StudyFigure]:
     yield _number("|g(Z) - Z|", record.distance)
     for kind in record.kinds:
         yield StudyFigure(name=f"cross entropy {SHORT.get(kind.name, kind.name)}", value=kind.cross_entropy)
-    yield StudyFigure(name="J", value=record.moment)
-    yield StudyFigure(name="mean (g(Z) - Z)^2", value=record.bound)
+    other = "" if record.moment_name == "log_product" else f" ({record.moment_name})"
+    yield StudyFigure(name=f"J{other}", value=record.moment)
+    yield StudyFigure(name=f"mean {BOUNDS.get(record.penalty_name, record.penalty_name)}", value=record.bound)
     for one in record.distances:
         for version in ("inversion", "clean", "adversarial"):
             yield _number(f"KL of {version}, {one.network}", getattr(one, version))

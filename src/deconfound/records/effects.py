@@ -46,8 +46,10 @@ class EffectsRecord(AttackedRecord):
 
     Attributes:
         game: settings of AMR-GMM.
-        moment: J = mean log p_y(F + h(g(Z))) log p_y(F + g(Z)).
-        bound: mean over all elements of (g(Z) - Z)^2, what lambda weighs.
+        moment_name: of the game, or of J where it is another one: records without it hold that of ``log_product``.
+        moment: J, the mean of it over the logits of F + h(g(Z)) and F + g(Z).
+        penalty_name: of what lambda weighs: ``distance``, (g(Z) - Z)^2, or ``size``, g(Z)^2.
+        bound: it, mean over all elements.
         distance: |g(Z) - Z| of an image.
         offsets: k of ``FeatureKind.around``; 0 is the true label.
         kinds: adversarial, counterfactual, counterfactual causal and adversarial causal features.
@@ -58,7 +60,9 @@ class EffectsRecord(AttackedRecord):
     expected_kind: ClassVar[str] = "effects-analysis"
     kind: str = "effects-analysis"
     game: dict[str, Any]
+    moment_name: str = "log_product"
     moment: float
+    penalty_name: str = "distance"
     bound: float
     distance: Mean
     offsets: tuple[int, ...]

@@ -27,6 +27,7 @@ NAMES = {
     "counterfactual_causal": "counterfactual causal, F + h(g(Z))",
     "adversarial_causal": "adversarial causal, F + h(Z)",
 }
+BOUNDS = {"distance": "(g(Z) - Z)²", "size": "g(Z)²"}
 _MARKERS = ("o", "s", "D", "^")
 _VERSIONS = ("inversion", "clean", "adversarial")
 
@@ -47,7 +48,11 @@ def setting(record: EffectsRecord) -> str:
 def moments(record: EffectsRecord) -> str:
     """The game's own figures, on one line."""
     away = " ".join(mean_text(record.distance))
-    return f"J = {nats(record.moment)}; |g(Z) - Z| = {away}; mean (g(Z) - Z)² = {record.bound:.3g}"
+    bound = BOUNDS.get(record.penalty_name, clean(record.penalty_name))
+    return (
+        f"J ({clean(record.moment_name)}) = {nats(record.moment)}; |g(Z) - Z| = {away};"
+        f" mean {bound}, which lambda weighs, = {record.bound:.3g}"
+    )
 
 
 def around_figure(record: EffectsRecord) -> Figure:
