@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deconfound.records import (
     Accuracy,
+    AttackedKinds,
     Attacker,
     Centre,
     CheckpointsRecord,
@@ -113,6 +114,16 @@ def make_exposure(png, looks=2, centres=9, **changes):
         "spread": Mean(value=0.12, interval=(0.11, 0.13)), "raw_spread": Mean(value=0.34, interval=(0.33, 0.35)),
     }  # fmt: skip
     return ExposureRecord(**(fields | changes))
+
+
+def attacked(name, adversarial):
+    """The four kinds under another attack."""
+    kinds = make_effects().kinds
+    first = kinds[0].model_copy(update={"accuracy": accuracy(adversarial)})
+    return AttackedKinds(
+        attack=Attacker(name=name, settings={"steps": 20}), moment=0.5, bound=0.6,
+        distance=Mean(value=7.0, interval=(6.9, 7.1)), kinds=(first, *kinds[1:]),
+    )  # fmt: skip
 
 
 def make_effects(**changes):

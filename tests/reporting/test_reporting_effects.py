@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from analysis_records import make_effects
+from analysis_records import attacked, make_effects
 from deconfound.errors import InputError
 from deconfound.recipes.study_analyses import Analysis
 from deconfound.recipes.study_figures import analysis_result
@@ -32,6 +32,27 @@ def test_the_page_says_every_number(evaluations):
         "defence 0.6 [0.3, 0.9] 0.6 [0.3, 0.9] 513.3 [389.9, 636.7]",
     ):
         assert part in words, part
+
+
+def test_every_attack_has_a_row(evaluations):
+    record = make_effects(others=(attacked("fgsm", 0.75), attacked("cw-20", 0.4)))
+    assert [one.attack.name for one in record.attacks] == ["pgd-20", "fgsm", "cw-20"]
+    assert EffectsRecord.from_json(record.to_json()) == record
+    text = printed_analysis(record)
+    assert max(map(len, text.splitlines())) <= 80
+    rows = [line.split() for line in text.splitlines()]
+    assert ["fgsm", "75.0", "%", *["90.0", "%"] * 3] in rows
+    assert ["cw-20", "40.0", "%", *["90.0", "%"] * 3] in rows
+    page = Page(render(evaluations[:1], analyses=[record]))
+    assert page.open == []
+    assert "cw-20 40.0 % [35.0, 45.0] 90.0 %" in page.text.replace("\xa0", " ")
+    assert "pgd-20, fgsm and cw-20, n = 360" in page.text.replace("\xa0", " ")
+    lines = list(csv.DictReader(effects_csv(record).splitlines()))
+    assert [row["attack"] for row in lines] == ["pgd-20"] * 4 + ["fgsm"] * 4 + ["cw-20"] * 4 + ["pgd-20"] * 2
+    assert [row["accuracy"] for row in lines[::4][:3]] == ["0.9", "0.75", "0.4"]
+    found = {(one.at, one.name): one.value for one in analysis_result(Analysis(kind="effects"), record).figures}
+    assert (found["", "Adv"], found["fgsm", "Adv"], found["cw-20", "Adv"]) == (0.9, 0.75, 0.4)
+    assert "Accuracy by attack" not in printed_analysis(make_effects())
 
 
 def test_another_game_is_named(evaluations):

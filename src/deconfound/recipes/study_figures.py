@@ -25,14 +25,8 @@ from deconfound.records import (
     StudyFigure,
     StyleRecord,
 )
+from deconfound.records.effects import SHORT
 
-SHORT = {
-    "adversarial": "Adv",
-    "counterfactual": "CF",
-    "counterfactual_causal": "CC",
-    "adversarial_causal": "AC",
-}
-"""The four kinds of features as the paper calls them."""
 BOUNDS = {"distance": "(g(Z) - Z)^2", "size": "g(Z)^2"}
 """What lambda weighs, by the name of the penalty."""
 
@@ -92,6 +86,9 @@ def _effects(record: EffectsRecord) -> Iterator[StudyFigure]:
     other = "" if record.moment_name == "log_product" else f" ({record.moment_name})"
     yield StudyFigure(name=f"J{other}", value=record.moment)
     yield StudyFigure(name=f"mean {BOUNDS.get(record.penalty_name, record.penalty_name)}", value=record.bound)
+    for under in record.others:
+        for kind in under.kinds:
+            yield _share(SHORT.get(kind.name, kind.name), kind.accuracy, under.attack.name)
     for one in record.distances:
         for version in ("inversion", "clean", "adversarial"):
             yield _number(f"KL of {version}, {one.network}", getattr(one, version))
@@ -165,4 +162,4 @@ _FIGURES: Mapping[str, Callable[[Any], Iterator[StudyFigure]]] = {
     "checkpoints": _checkpoints,
 }
 
-__all__ = ["SHORT", "analysis_result"]
+__all__ = ["analysis_result"]

@@ -105,8 +105,8 @@ def _lines(record: RelianceRecord, point: ReliancePoint) -> list[dict[str, Any]]
         cells |= {"accuracy": accuracy.share, "low": accuracy.interval[0], "high": accuracy.interval[1]}
         silent = (point if done is None else done).abstained
         cells["abstained"] = "" if silent is None else silent.share
-        names = ("gap", "gap_low", "gap_high", "changed", "changed_low", "changed_high")
-        names += ("compared", "changed_least", "changed_most")
+        names = ["gap", "gap_low", "gap_high", "changed", "changed_low", "changed_high"]
+        names += ["compared", "changed_least", "changed_most"]
         values: tuple[Any, ...] = ("",) * len(names)
         if done is not None:
             known = "" if done.compared is None else done.compared
