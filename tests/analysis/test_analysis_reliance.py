@@ -78,6 +78,7 @@ def measured(model, source, **settings):
 def test_who_reads_only_the_confounder_relies_on_it_altogether():
     source = bars()
     record = measured(reads_confounder(), source)
+    assert record.mark == "a tint of the whole image, 25 % of each pixel"
     assert record.own.reliance.share == 1.0
     assert record.own.find("confounder", "other").accuracy.share == 0.0
     assert record.own.find("shape", "other").changed.share == 0.0
@@ -273,7 +274,7 @@ def test_a_source_that_has_no_rho():
             return self.source.do(variable, value)
 
     record = measured(reads_confounder(), Plain(bars()))
-    assert (record.own.rho, record.own.reliance.share) == (None, 1.0)
+    assert (record.own.rho, record.own.reliance.share, record.mark) == (None, 1.0, "")
     assert record.own.find("shape", "other") is None
     with pytest.raises(InputError, match=r"^rho: "):
         measured(reads_confounder(), Plain(bars()), rhos=(0.5,))

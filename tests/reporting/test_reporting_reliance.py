@@ -67,6 +67,14 @@ def test_abstentions_and_what_they_leave_open_are_said(evaluations):
     assert "Without a prediction" not in printed(analysis_table(make_reliance()))
 
 
+def test_what_carries_the_confounder_is_said(evaluations):
+    record = make_reliance(mark="a texture of 4x4 pixels")
+    assert "Confounder: a texture of 4x4 pixels." in printed(analysis_table(record))
+    assert "Confounder a texture of 4x4 pixels" in Page(render(evaluations[:1], analyses=[record])).text
+    assert "Confounder:" not in printed(analysis_table(make_reliance()))
+    assert RelianceRecord.from_json(record.to_json()) == record
+
+
 def test_one_alone_has_no_table_in_common(evaluations):
     assert len(articles(render(evaluations[:1], analyses=[make_reliance()]))) == 1
 

@@ -17,7 +17,7 @@ from deconfound.analysis.observing import device_of, quiet
 from deconfound.analysis.readers import share_of
 from deconfound.core.checks import check_images
 from deconfound.core.origin import Origin
-from deconfound.core.protocols import ConfoundedSource, ImageSource, Intervenable, Monitor
+from deconfound.core.protocols import ConfoundedSource, ImageSource, Intervenable, MarkedSource, Monitor
 from deconfound.core.streams import Streams
 from deconfound.errors import InputError, require
 from deconfound.functional.predictions import NO_PREDICTION
@@ -139,6 +139,7 @@ def measure_reliance(
         seed=seed,
         seconds=time.perf_counter() - begun,
         points=tuple(points),
+        mark=source.mark if isinstance(source, MarkedSource) else "",
         judge=dict(predictor.settings),
         unsteady=unsteady,
     )

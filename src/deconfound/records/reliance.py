@@ -81,6 +81,7 @@ class RelianceRecord(AnalysisRecord):
 
     Attributes:
         points: one for each rho of the test images; the data's own among them.
+        mark: what carries the confounder and how much of the image it takes; empty where the data do not say.
         judge: how a random classifier was asked, nothing for a deterministic one.
         unsteady: share of predictions that change when only the random numbers do, of images with both; None for a
             deterministic one.
@@ -89,6 +90,7 @@ class RelianceRecord(AnalysisRecord):
     expected_kind: ClassVar[str] = "reliance-analysis"
     kind: str = "reliance-analysis"
     points: Annotated[tuple[ReliancePoint, ...], Field(min_length=1)]
+    mark: str = ""
     judge: dict[str, Any] = {}
     unsteady: Share | None = None
 

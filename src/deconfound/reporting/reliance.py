@@ -128,7 +128,8 @@ def reliance_table(record: RelianceRecord) -> Group:
     title = f"{analysis_labels([record])[0]}: {setting(record)}"
     tables = [_point_table(point, title if place == 0 else "") for place, point in enumerate(record.points)]
     silent = [f"{text}." for text in map(abstained_text, record.points) if text]
-    remarks = [*silent, unsteady_text(record), *(f"Note: {clean(note)}" for note in record.notes)]
+    mark = f"Confounder: {clean(record.mark)}." if record.mark else ""
+    remarks = [mark, *silent, unsteady_text(record), *(f"Note: {clean(note)}" for note in record.notes)]
     return Group(*tables, *(Text(remark) for remark in remarks if remark))
 
 

@@ -45,7 +45,7 @@ def reliance_view(prefix: str, name: str, record: RelianceRecord, budget: int) -
         "unsteady": unsteady_text(record),
         "abstained": [text for text in map(abstained_text, record.points) if text],
         "attack": "",
-        "facts": [("Asked for", judge_text(record))],
+        "facts": [("Asked for", judge_text(record)), *([("Confounder", clean(record.mark))] if record.mark else [])],
     }
 
 
