@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deconfound.records import (
     Accuracy,
+    AttackedKinds,
     Attacker,
     Centre,
     CheckpointsRecord,
@@ -49,10 +50,10 @@ def share(value):
     return Share(share=value, interval=ends(value))
 
 
-def intervention(variable="confounder", value="other", accuracy=0.5, changed=0.4):
+def intervention(variable="confounder", value="other", accuracy=0.5, changed=0.4, **known):
     return Intervention(
         variable=variable, value=value, accuracy=Accuracy(share=accuracy, interval=ends(accuracy)),
-        gap=0.9 - accuracy, gap_interval=(0.8 - accuracy, 1.0 - accuracy), changed=share(changed),
+        gap=0.9 - accuracy, gap_interval=(0.8 - accuracy, 1.0 - accuracy), changed=share(changed), **known,
     )  # fmt: skip
 
 
@@ -75,7 +76,8 @@ def estimate(value):
     return Estimate(value=value, interval=(value - 0.2, value + 0.2))
 
 
-def make_instruments(f=(55.4, 4.2), p_values=(0.01, 0.5, 0.6), **changes):
+def make_instruments(f=(55.4, 4.2), p_values=(0.01, 0.5, 0.6), robust=None, **changes):
+    """``robust``: p of Wooldridge's score, which older records do not have."""
     stages = tuple(
         FirstStage(name=f"T{i}", f=value, p_value=0.001, partial_r2=0.2, weak=not value >= 10)
         for i, value in enumerate(f, 1)
@@ -88,6 +90,9 @@ def make_instruments(f=(55.4, 4.2), p_values=(0.01, 0.5, 0.6), **changes):
         name: Statistic(statistic=1.5, p_value=p, distribution="chi2(3)")
         for name, p in zip(names, p_values, strict=True)
     }
+    if robust is not None:
+        found["wooldridge"] = Statistic(statistic=2.5, p_value=robust, distribution="chi2(2)")
+        found |= {"components_r2": 0.31, "features_r2": 0.97}
     fields = ORIGIN | found | {
         "threat": Threat(norm="linf", eps=0.1), "attack": Attacker(name="pgd-20", settings={"steps": 20}),
         "dimension": 100, "treatment_share": 0.8, "instrument_share": 0.9, "instruments": 4, "first_stages": stages,
@@ -109,6 +114,16 @@ def make_exposure(png, looks=2, centres=9, **changes):
         "spread": Mean(value=0.12, interval=(0.11, 0.13)), "raw_spread": Mean(value=0.34, interval=(0.33, 0.35)),
     }  # fmt: skip
     return ExposureRecord(**(fields | changes))
+
+
+def attacked(name, adversarial):
+    """The four kinds under another attack."""
+    kinds = make_effects().kinds
+    first = kinds[0].model_copy(update={"accuracy": accuracy(adversarial)})
+    return AttackedKinds(
+        attack=Attacker(name=name, settings={"steps": 20}), moment=0.5, bound=0.6,
+        distance=Mean(value=7.0, interval=(6.9, 7.1)), kinds=(first, *kinds[1:]),
+    )  # fmt: skip
 
 
 def make_effects(**changes):

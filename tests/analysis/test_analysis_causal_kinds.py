@@ -11,7 +11,7 @@ from deconfound.attacks import PGD, causal_inversion
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
-from deconfound.functional.moments import distance_penalty, log_product
+from deconfound.functional.moments import distance_penalty, log_product, moment
 from deconfound.models import CausalFeatureMap, causal_net
 from recorded_game import Maps, recorded_net, recording
 from toys import SplitNet, ToySource
@@ -32,8 +32,8 @@ def test_the_recorded_kinds(shared):
     for kind, name in zip(KINDS, names, strict=True):
         size = float(recorded[name].abs().max())
         torch.testing.assert_close(found[kind], recorded[name], rtol=0, atol=1e-5 * size)
-    moment = log_product(labels, found["counterfactual_causal"], found["counterfactual"]).mean()
-    assert float(moment) == pytest.approx(float(recorded["moment"]), rel=1e-5)
+    game = log_product(labels, found["counterfactual_causal"], found["counterfactual"]).mean()
+    assert float(game) == pytest.approx(float(recorded["moment"]), rel=1e-5)
     assert float(distance_penalty(tested, instrument)) == pytest.approx(float(recorded["regulariser"]), rel=1e-5)
 
 
@@ -66,6 +66,25 @@ def test_by_hand_and_whatever_the_batch_size():
     assert found.moment == pytest.approx(float(product.mean()), rel=1e-4)
     torch.testing.assert_close(found.distance, (residuals["counterfactual"] - z).norm(dim=1), rtol=1e-4, atol=1e-5)
     assert found.bound == pytest.approx(float(((residuals["counterfactual"] - z) ** 2).mean()), rel=1e-4)
+
+
+def test_another_games_moment_and_penalty_are_its_own():
+    """By hand: J = mean (e_y - p) . q of h's and g's predictions, and g(Z)^2 is what its lambda weighs."""
+    (causal, g), source, index = parts(), ToySource(64), torch.arange(64)
+    given = (causal, g, source, index, ATTACK)
+    usual = observe_kinds(*given, seed=0, batch_size=64)
+    found = observe_kinds(*given, seed=0, batch_size=23, moments=moment("class_residual"))
+    p, q = (usual.logits[kind].softmax(1) for kind in ("counterfactual_causal", "counterfactual"))
+    expected = float(((torch.eye(4)[source.labels] - p) * q).sum(1).mean())
+    assert found.moment == pytest.approx(expected, abs=1e-6)
+    assert abs(found.moment - usual.moment) > 1
+    causal.eval()
+    g.eval()
+    moved = ATTACK(causal.network, source.images, source.labels, Streams(0, index).fold("analysis", ATTACK.name))
+    with torch.no_grad():
+        size = g(causal.features(moved) - causal.features(source.images)).square().mean()
+    assert found.bound == pytest.approx(float(size), rel=1e-4)
+    assert found.bound != pytest.approx(usual.bound, rel=1e-2)
 
 
 def test_without_a_test_function_the_counterfactual_is_the_adversarial():

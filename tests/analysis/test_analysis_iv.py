@@ -15,9 +15,11 @@ from linearmodels.datasets import card, mroz
 from linearmodels.iv import IV2SLS, IVGMM
 from scipy import stats
 
-from deconfound.analysis.components import principal_components
+from analysis_records import make_instruments
+from deconfound.analysis.components import predicted_share, principal_components
 from deconfound.analysis.iv import diagnose
 from deconfound.errors import InputError
+from deconfound.reporting.instruments import findings
 
 MILLIONTH = 1e-6
 DRAWS = 10
@@ -67,6 +69,7 @@ class TestTextbook:
 
     def test_endogeneity_and_over_identification(self, found):
         assert found.wu_hausman.p_value == pytest.approx(0.095, abs=5e-4)
+        assert not found.wooldridge.rejects
         assert found.sargan.statistic == pytest.approx(0.378, abs=5e-4)
         assert found.sargan.p_value == pytest.approx(0.5386, abs=5e-4)
         assert not found.sargan.rejects
@@ -90,6 +93,7 @@ def test_agrees_with_the_library_by_formula_and_with_a_hand_made_first_stage():
     assert found.hansen.p_value == pytest.approx(gmm.j_stat.pval, rel=1e-8)
     assert found.sargan.statistic == pytest.approx(plain.sargan.stat, rel=1e-8)
     assert found.wu_hausman.p_value == pytest.approx(plain.wu_hausman().pval, rel=1e-8)
+    assert found.wooldridge.p_value == pytest.approx(theirs.wooldridge_score.pval, rel=1e-8)
     known = np.hstack([np.ones((len(y), 1)), controls])
 
     def left(design):
@@ -113,9 +117,29 @@ class TestPlanted:
         assert not any(low <= BETA[0] <= high for low, high in (found.effects[0].ols.interval for found in drawn))
 
     def test_endogeneity_is_seen_and_its_absence_too(self, drawn):
-        assert max(found.wu_hausman.p_value for found in drawn) < MILLIONTH
-        alarms = sum(diagnose(*planted(seed, confounding=0)).wu_hausman.rejects for seed in range(5))
-        assert stats.binomtest(alarms, 5, 0.05, alternative="greater").pvalue > MILLIONTH
+        for test in ("wu_hausman", "wooldridge"):
+            assert max(getattr(found, test).p_value for found in drawn) < MILLIONTH
+        clean = [diagnose(*planted(seed, confounding=0)) for seed in range(5)]
+        for test in ("wu_hausman", "wooldridge"):
+            alarms = sum(getattr(found, test).rejects for found in clean)
+            assert stats.binomtest(alarms, 5, 0.05, alternative="greater").pvalue > MILLIONTH
+
+    def test_errors_of_unequal_variance_are_not_taken_for_endogeneity(self):
+        """The treatment is exogenous: where it has an error of its own, one image in ten, y has one too, of any sign.
+
+        Var(sum v e) is ten times what equal variances say, so that Wu-Hausman rejects about every second time.
+        """
+        draws, plain, robust = 8, 0, 0
+        for seed in range(draws):
+            draw = np.random.default_rng(seed).normal
+            z, own = draw(size=(400, 2)), np.arange(400) % 10 == 0
+            t = z.sum(1) + 3 * own * draw(size=400)
+            found = diagnose(t + own * draw(size=400), t[:, None], z)
+            plain, robust = plain + found.wu_hausman.rejects, robust + found.wooldridge.rejects
+            said = findings(make_instruments(**vars(found)))[1]
+            assert said[1] == found.wooldridge.rejects
+        assert stats.binomtest(plain, draws, 0.05, alternative="greater").pvalue < 0.01
+        assert stats.binomtest(robust, draws, 0.05, alternative="greater").pvalue > MILLIONTH
 
     @pytest.mark.parametrize("seed", range(2))
     def test_a_weak_instrument_is_named(self, seed):
@@ -149,7 +173,100 @@ class TestPlanted:
             assert stats.binomtest(alarms, DRAWS, 0.05, alternative="greater").pvalue > MILLIONTH
 
 
+def truncated(seed, dimension, treatments, features=None, instruments=8, count=600):
+    """A perfect instrument and no confounder: T = F + Z, y = T w + noise, all independent; cut to components.
+
+    ``features``: how many coordinates T has, all of Z's by default.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    sizes = torch.linspace(1, 0.2, dimension, dtype=torch.float64)
+    rotation = torch.linalg.qr(draw(dimension, dimension)).Q
+    z = (draw(count, dimension) * sizes) @ rotation
+    t = (draw(count, dimension) * sizes + z)[:, :features]
+    y = t @ draw(t.shape[1]) + 0.5 * draw(count)
+    kept, moved = principal_components(t, treatments, "t"), principal_components(z, instruments, "z")
+    found = diagnose(y.numpy(), kept.scores.numpy(), moved.scores.numpy())
+    shares = {"components_r2": predicted_share(kept.scores, y), "features_r2": predicted_share(t, y)}
+    return make_instruments(**vars(found), **shares, treatment_share=kept.share)
+
+
+class TestTruncation:
+    @pytest.mark.parametrize(("dimension", "treatments"), [(16, 4), (64, 4)])
+    def test_a_perfect_instrument_is_rejected_and_the_report_does_not_call_it_invalid(self, dimension, treatments):
+        records = [truncated(seed, dimension, treatments) for seed in range(3)]
+        assert sum(record.hansen.rejects and record.sargan.rejects for record in records) >= 2
+        for record in records:
+            said = " ".join(text for text, _ in findings(record))
+            assert "The treatment is endogenous" not in said
+            assert ": not all instruments are valid" not in said
+            assert "may reject a perfect instrument" in said
+            assert record.features_r2 > 0.8
+            assert record.features_r2 - record.components_r2 > 0.2
+
+    def test_without_truncation_nothing_is_rejected_and_nothing_explained_away(self):
+        records = [truncated(seed, 9, 6, 6) for seed in range(2)]
+        alarms = sum(record.hansen.p_value < 0.01 for record in records)
+        assert stats.binomtest(alarms, 2, 0.01, alternative="greater").pvalue > MILLIONTH
+        assert not any(record.truncated for record in records)
+        assert len(findings(records[0])) == 3
+
+
+class TestPredictedShare:
+    @pytest.mark.parametrize("dimension", [5, 40, 200])
+    def test_it_is_that_of_refitting_without_each_image(self, dimension):
+        generator = torch.Generator().manual_seed(dimension)
+        x = torch.randn(30, dimension, generator=generator, dtype=torch.float64)
+        y = x[:, 0] + 0.3 * torch.randn(30, generator=generator, dtype=torch.float64)
+        centred = x - x.mean(0)
+        largest = float(torch.linalg.eigvalsh(centred.T @ centred).max())
+        left = []
+        for power in range(-9, 2):
+            errors = []
+            for one in range(30):
+                rest = [place for place in range(30) if place != one]
+                mean, level = x[rest].mean(0), y[rest].mean()
+                inner = x[rest] - mean
+                gram = inner @ inner.T + 10.0**power * largest * torch.eye(29, dtype=torch.float64)
+                errors.append(y[one] - level - (x[one] - mean) @ inner.T @ torch.linalg.solve(gram, y[rest] - level))
+            left.append(float(torch.stack(errors).square().sum()))
+        constant = sum(float(y[one] - (y.sum() - y[one]) / 29) ** 2 for one in range(30))
+        assert predicted_share(x, y) == pytest.approx(1 - min(left) / constant, abs=1e-5)
+
+    def test_noise_predicts_nothing_however_many_directions_there_are(self):
+        found = []
+        for seed in range(5):
+            generator = torch.Generator().manual_seed(seed)
+            x, y = torch.randn(60, 300, generator=generator), torch.randn(60, generator=generator)
+            found.append(predicted_share(x, y))
+        assert abs(float(np.median(found))) < 0.1
+
+
 class TestBadInput:
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            (lambda y, t, z: (y[:-1], t, z), r"^treatments: got \(300, 2\); expected columns for the outcome's 299"),
+            (lambda y, t, z: (y, t[:, 0], z), r"^treatments: got \(300,\); expected columns"),
+            (lambda y, t, z: (y, t, z[:, 0]), r"^instruments: got \(300,\); expected columns"),
+            (lambda y, t, z: (y[:, None], t, z), r"^outcome: got \(300, 1\); expected one value"),
+            (lambda y, t, z: (y, t, z, None, ["a"]), r"^names: got \['a'\]; expected one for each of the 2"),
+            (lambda y, t, z: (y, t, z, None, []), r"^names: got \[\]; expected one"),
+            (lambda y, t, z: (y, t, z, z[:-1]), r"^controls: got \(299, 5\)"),
+            (lambda y, t, z: (0 * y, t, z), r"^outcome: got '0 for every image'; expected values that differ"),
+            (lambda y, t, z: (t @ BETA, t, z), r"^outcome: got 'a linear function of the treatments'"),
+            (lambda y, t, z: (y, t[:, [0, 0]], z), r"^treatments: got '3 columns of rank 2"),
+            (lambda y, t, z: (y, t, z * [1, 1, 1, 1, 0]), r"^instruments: got '6 columns of rank 5"),
+            (lambda y, t, z: (y, t, z, np.ones((300, 1))), r"^controls: got '2 columns of rank 1"),
+        ],
+    )
+    def test_what_does_not_fit_together_is_named(self, change, match):
+        with pytest.raises(InputError, match=match):
+            diagnose(*change(*planted()))
+
     def test_as_many_instruments_as_treatments(self):
         y, t, z = planted()
         with pytest.raises(InputError, match=r"^instruments: got 2; expected more than the 2 treatments"):

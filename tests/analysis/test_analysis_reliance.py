@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from scipy import stats
@@ -15,6 +17,8 @@ from deconfound.data.synthetic import Shapes, ShapesSettings
 from deconfound.errors import InputError
 from deconfound.functional.predictions import predicted
 from deconfound.functional.statistics import paired_interval, wilson_interval
+from deconfound.models.smoothed import Smoothed
+from deconfound.recipes.relying import predictor_of
 from deconfound.records import Machine
 from toys import ToySource
 
@@ -74,6 +78,7 @@ def measured(model, source, **settings):
 def test_who_reads_only_the_confounder_relies_on_it_altogether():
     source = bars()
     record = measured(reads_confounder(), source)
+    assert record.mark == "a tint of the whole image, 25 % of each pixel"
     assert record.own.reliance.share == 1.0
     assert record.own.find("confounder", "other").accuracy.share == 0.0
     assert record.own.find("shape", "other").changed.share == 0.0
@@ -163,13 +168,65 @@ def test_a_network_comes_back_as_it_was():
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
-def test_who_answers_nothing_is_wrong_and_does_not_change():
-    class Broken(nn.Module):
-        def forward(self, images):
-            return images.new_full((len(images), CLASSES), float("nan"))
+class Broken(nn.Module):
+    """NaN wherever the first pixel is dark enough."""
 
-    record = measured(Broken(), bars(count=8))
-    assert (record.own.observed.share, record.own.reliance.share) == (0.0, 0.0)
+    def __init__(self, below=2.0):
+        super().__init__()
+        self.inner, self.below = reads_confounder(), below
+
+    def forward(self, images):
+        return self.inner(images).masked_fill(images[:, 0, 0, 7, None] < self.below, float("nan"))
+
+
+@pytest.mark.parametrize("below", [2.0, 0.2])
+def test_an_output_that_is_nan_is_refused(below):
+    with pytest.raises(
+        InputError, match=r"^model: got 'no prediction on \d+ images'; expected outputs that are not NaN"
+    ):
+        measured(Broken(below), bars(count=16))
+
+
+def silent_on(model, chosen):
+    """The model, that predicts nothing where ``chosen(images)`` holds."""
+
+    def predict(images, streams):
+        return predicted(model(images)).masked_fill(chosen(images), -1)
+
+    return Predictor(predict=predict, modules=(model,), abstains=True)
+
+
+def test_who_predicts_nothing_is_not_said_to_keep_its_prediction():
+    """A reader of the confounder alone that is silent on two tints of four: what it does predict always changes."""
+    source = bars(rho=0.5)
+    own = measured(silent_on(reads_confounder(), lambda x: x[:, 0, 0, 7] < 0.26), source).own
+    done = own.find("confounder", "other")
+    before, after = source.confounder < 2, source.do("confounder", "other").confounder < 2
+    assert own.abstained.share == float(before.double().mean())
+    assert done.abstained.share == float(after.double().mean())
+    assert done.compared == int((~before & ~after).sum())
+    assert own.reliance.share == 1.0
+    assert own.reliance.interval == wilson_interval(done.compared, done.compared)
+    assert done.bounds == (done.compared / COUNT, 1.0)
+
+
+def test_who_never_predicts_has_no_reliance():
+    own = measured(silent_on(reads_confounder(), lambda x: x[:, 0, 0, 7] < 2), bars(count=8)).own
+    done = own.find("confounder", "other")
+    assert math.isnan(own.reliance.share)
+    assert (own.reliance.interval, done.bounds, done.compared) == ((0.0, 1.0), (0.0, 1.0), 0)
+    assert (own.observed.share, own.abstained.share) == (0.0, 1.0)
+
+
+def test_a_reader_of_the_confounder_relies_on_it_however_often_it_abstains():
+    """The smoothed network under much noise, asked as everywhere: 100 draws that may abstain."""
+    source = bars(classes=2, rho=0.5, count=60)
+    for sigma, silent in ((0.01, (0.0, 0.0)), (0.3, (0.2, 0.8))):
+        own = measured(predictor_of(Smoothed(Two(), sigma)), source).own
+        assert own.reliance.share == 1.0
+        assert silent[0] <= own.abstained.share <= silent[1]
+    with pytest.raises(InputError, match=r"^model: got 'NaN on 60 of 60 images'; expected outputs that are not NaN"):
+        measured(predictor_of(Smoothed(Broken(), 0.01)), source)
 
 
 def test_two_classes_and_a_thousand():
@@ -217,7 +274,7 @@ def test_a_source_that_has_no_rho():
             return self.source.do(variable, value)
 
     record = measured(reads_confounder(), Plain(bars()))
-    assert (record.own.rho, record.own.reliance.share) == (None, 1.0)
+    assert (record.own.rho, record.own.reliance.share, record.mark) == (None, 1.0, "")
     assert record.own.find("shape", "other") is None
     with pytest.raises(InputError, match=r"^rho: "):
         measured(reads_confounder(), Plain(bars()), rhos=(0.5,))

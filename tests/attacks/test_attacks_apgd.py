@@ -266,3 +266,44 @@ def test_wrong_settings_name_their_field(choice, field):
     with pytest.raises(InputError) as caught:
         APGD(ThreatModel(), **choice)
     assert caught.value.field == field
+
+
+class TestWhole:
+    @pytest.mark.parametrize("norm", ["linf", "l2"])
+    def test_every_point_comes_back_at_its_worst_whether_it_falls_or_not(self, norm):
+        """Two classes and a linear network: the largest margin is known, also of points that never fall."""
+        model, images, threat = linear(2), pictures(), ThreatModel(norm, EPS[norm])
+        with torch.no_grad():
+            labels = model(images).argmax(1)
+        labels[::4] = 1 - labels[::4]  # wrong when clean
+        found = APGD(threat, steps=60, loss=margin, whole=True)(model, images, labels)
+        assert torch.equal(threat.project(found, images), found) or float(threat.distance(found, images).max()) <= (
+            threat.eps + 1e-9
+        )
+        with torch.no_grad():
+            reached = margin(model, found, labels, {})
+        worst = worst_margin(model, images, labels, threat)
+        torch.testing.assert_close(reached, worst, rtol=0, atol=2e-2 * float(worst.abs().max()))
+        fallen = reached > 0
+        assert fallen.any()
+        assert not fallen.all()
+        hunted = APGD(threat, steps=60, loss=margin)(model, images, labels)
+        assert torch.equal(hunted[~fallen], images[~fallen])  # which is what ``whole`` is for
+
+    def test_it_does_not_depend_on_the_batch_and_asks_no_judge(self):
+        def never(images, labels, streams):
+            raise AssertionError("asked")
+
+        model, images, attack = linear(3), pictures(12), APGD(ThreatModel("linf", 0.06), steps=8, whole=True)
+        labels = torch.arange(12) % 3
+        all_of_them = attack(model, images, labels, Streams(0, range(12)), judge=never)
+        apart = [attack(model, images[i : i + 5], labels[i : i + 5], Streams(0, range(i, min(i + 5, 12))))
+                 for i in range(0, 12, 5)]  # fmt: skip
+        torch.testing.assert_close(torch.cat(apart), all_of_them, rtol=0, atol=1e-12)
+        assert attack.settings()["keep"] == "best"
+        assert attack.at(ThreatModel("linf", 0.1)).whole
+
+    @pytest.mark.parametrize("setting", [{"restarts": 2}, {"targets": 2}, {"schedule": "large-eps"}])
+    def test_it_is_one_climb(self, setting):
+        with pytest.raises(InputError, match=r"^whole: got True; expected False with restarts, targets or a schedule"):
+            APGD(ThreatModel("linf", 0.1), whole=True, **setting)

@@ -264,6 +264,33 @@ class TestEffects:
         assert [one.network for one in game.distances] == ["base"]
         assert game.kinds == record.kinds  # both are of the frozen network
 
+    def test_attacks_by_name_each_with_its_row(self, whole, tmp_path):
+        usual, _ = look_into(self.look(whole), out=tmp_path / "usual")
+        assert [one.attack.name for one in usual.attacks] == ["pgd-20", "fgsm", "cw-20", "apgd-20"]
+        keeps = [one.attack.settings["keep"] for one in usual.attacks]
+        assert keeps == ["last", "last", "last", "best"]  # no image stays clean because it did not fall
+        assert usual.attacks[2].attack.settings["loss"] == "margin"
+        again, files = look_into(self.look(whole, attack="FGSM, apgd-20"))
+        assert files[0].parent.name.startswith("analyze-effects-cafe_data")
+        assert "attackFGSM" in files[0].parent.name
+        assert again.kinds == usual.others[0].kinds
+        assert again.others == usual.others[-1:]
+        assert all(one.distance.value > 0 for one in usual.attacks)
+        with pytest.raises(InputError, match=r"^attack: got 'pdg'; expected one of .*did you mean 'pgd'"):
+            self.look(whole, attack="fgsm,pdg")
+        with pytest.raises(InputError, match=r"^attack: got 'pgd,pgd-20'; expected each attack once"):
+            self.look(whole, attack="pgd,pgd-20")
+        with pytest.raises(InputError, match=r"^attack: got 'fgsm'; expected none with kind style"):
+            self.look(whole, kind="style", attack="fgsm")
+
+    def test_the_games_own_moment_is_reported(self, base, tmp_path):
+        run = trained(
+            "amr-gmm", FAIR | {"objective.moment": "class_residual"}, stages={"base": base}, out=tmp_path / "r"
+        )
+        record, _ = look_into(self.look(run.path))
+        assert (record.game["moment"], record.moment_name, record.penalty_name) == ("class_residual",) * 2 + ("size",)
+        assert abs(record.moment) <= 1  # of probabilities
+
     @pytest.mark.parametrize("norm", ["l2", "l1"])
     def test_the_inversions_radius_is_in_linf_whatever_the_runs_norm(self, norm, tmp_path):
         changes = CAFE | {"norm": norm, "objective.gamma": 0.02}

@@ -35,6 +35,8 @@ def test_record_and_files(done):
     assert len(record.first_stages) == len(record.effects) == 2
     assert 0 < record.treatment_share < 1
     assert record.dimension == 100
+    assert record.components_r2 < record.features_r2 <= 1
+    assert 0 <= record.wooldridge.p_value <= 1
 
 
 def test_the_cut_is_that_of_the_network(trained, done):

@@ -78,6 +78,10 @@ def test_odd_rhos_are_refused(text):
 def test_rhos_from_words():
     assert parse_rhos("1/10, 0.5") == parse_rhos([0.1, 0.5]) == (0.1, 0.5)
     assert parse_rhos(None) is None
+    assert parse_rhos(0.9) == parse_rhos([0.9]) == parse_rhos("0.9") == (0.9,)
+    assert look("run", rho=0.5).rho == 0.5
+    with pytest.raises(InputError, match=r"^rho: got "):
+        look("run", rho=1.5)
 
 
 def test_a_setting_of_another_kind_is_refused():

@@ -37,9 +37,27 @@ def test_a_weak_instrument_is_called_weak_everywhere(evaluations):
 )
 def test_what_the_tests_say(p_values, against):
     found = findings(make_instruments(f=(50.0,), p_values=p_values))
-    assert tuple(flag for _, flag in found[1:]) == against
+    assert tuple(flag for _, flag in found[1:3]) == against
+    assert "the record does not say how much" in found[3][0]
+    whole = findings(make_instruments(f=(50.0,), p_values=p_values, treatment_share=1.0))
+    assert tuple(flag for _, flag in whole[1:]) == against
+    assert ("The treatment is endogenous" in whole[1][0]) == against[0]
     words = "does not prove" if not against[1] else "not all instruments" if p_values[2] < 0.05 else "in doubt"
     assert words in found[2][0]
+
+
+def test_the_robust_test_decides(evaluations):
+    for p, robust, against in ((0.01, 0.4, False), (0.4, 0.01, True)):
+        record = make_instruments(p_values=(p, 0.5, 0.5), robust=robust)
+        text, flag = findings(record)[1]
+        assert (flag, f"score p {robust:.3f}, Wu-Hausman p {p:.3f}" in text) == (against, True)
+        assert ("allows for heteroskedasticity" in text) == (not against)
+    page = Page(render(evaluations[:1], analyses=[record])).text
+    assert "Wooldridge's score the treatments are exogenous 2.5 chi2(2) 0.010" in page
+    assert "the components predict 31.0 % of the logit's variance, all features 97.0 %" in page.replace("\xa0", " ")
+    (row, _) = csv.DictReader(instruments_csv(record).splitlines())
+    assert (row["wooldridge_p"], row["components_r2"], row["features_r2"]) == ("0.01", "0.31", "0.97")
+    assert max(map(len, printed_analysis(record).splitlines())) <= 80
 
 
 def test_the_page_says_every_number(evaluations):
@@ -50,7 +68,7 @@ def test_the_page_says_every_number(evaluations):
         "Instrument diagnostics: small (pgd-at)",
         "linf 0.1, pgd-20, the network's own cut (100 features), n = 360, seed 7",
         "T2 4.2 WEAK 0.2 1 [0.8, 1.2] 0.5 [0.3, 0.7] 0.6 [0.4, 0.8]",
-        "Wu-Hausman the treatments are exogenous 1.5 chi2(3) 0.010",
+        "Wu-Hausman the same, errors of one variance 1.5 chi2(3) 0.010",
         "treatment: 2 components of F_adv (80.0 % of its variance)",
         "a note",
     ):

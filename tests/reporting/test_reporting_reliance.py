@@ -49,6 +49,32 @@ def test_the_page_says_every_number_with_its_interval(evaluations):
     assert "90.0 % → 60.0 %" in table
 
 
+def test_abstentions_and_what_they_leave_open_are_said(evaluations):
+    done = intervention(compared=200, bounds=(0.2, 0.7), abstained=share(0.3))
+    point = reliance_point().model_copy(update={"interventions": (done,), "abstained": share(0.25)})
+    record = make_reliance(points=(point,))
+    said = (
+        "Without a prediction, which counts as an error, at rho 0.9: 25.0 % [20.0, 30.0] as observed and 30.0 %"
+        " [25.0, 35.0] do(confounder = other). Changes are of the images predicted in both arms; of all images they"
+        " would be in [20.0, 70.0] do(confounder = other) (n = 200), whatever the others did."
+    )
+    assert said in " ".join(printed(analysis_table(record)).split())
+    assert said in Page(render(evaluations[:1], analyses=[record])).text.replace("\xa0", " ")
+    rows = list(csv.DictReader(reliance_csv(record).splitlines()))
+    assert [row["abstained"] for row in rows] == ["0.25", "0.3"]
+    assert (rows[1]["compared"], rows[1]["changed_least"], rows[1]["changed_most"]) == ("200", "0.2", "0.7")
+    assert RelianceRecord.from_json(record.to_json()) == record
+    assert "Without a prediction" not in printed(analysis_table(make_reliance()))
+
+
+def test_what_carries_the_confounder_is_said(evaluations):
+    record = make_reliance(mark="a texture of 4x4 pixels")
+    assert "Confounder: a texture of 4x4 pixels." in printed(analysis_table(record))
+    assert "Confounder a texture of 4x4 pixels" in Page(render(evaluations[:1], analyses=[record])).text
+    assert "Confounder:" not in printed(analysis_table(make_reliance()))
+    assert RelianceRecord.from_json(record.to_json()) == record
+
+
 def test_one_alone_has_no_table_in_common(evaluations):
     assert len(articles(render(evaluations[:1], analyses=[make_reliance()]))) == 1
 

@@ -20,7 +20,7 @@ from deconfound.core.protocols import Attack, CausalFeatures, Classifier, ImageS
 from deconfound.core.streams import Streams
 from deconfound.errors import require
 from deconfound.functional.losses import cross_entropy, kl_divergence
-from deconfound.functional.moments import distance_penalty, log_product
+from deconfound.functional.moments import MOMENTS, Moment
 from deconfound.records import Accuracy
 
 KINDS = ("adversarial", "counterfactual", "counterfactual_causal", "adversarial_causal")
@@ -66,12 +66,14 @@ class Kinds:
         labels: (N,) int64.
         logits: (N, K) of each kind.
         distance: |g(Z) - Z| of each image, (N,).
-        bound: mean over all elements of (g(Z) - Z)^2, what lambda weighs.
+        moments: of the game: J's moment and what bounds the test function.
+        bound: the penalty of g(Z), which lambda weighs, mean over the images.
     """
 
     labels: Tensor
     logits: Mapping[str, Tensor]
     distance: Tensor
+    moments: Moment
     bound: float
 
     @property
@@ -86,9 +88,9 @@ class Kinds:
 
     @property
     def moment(self) -> float:
-        """J = mean log p_y(F + h(g(Z))) log p_y(F + g(Z))."""
+        """J, the mean moment of the logits of F + h(g(Z)) and of F + g(Z)."""
         pair = self.logits["counterfactual_causal"], self.logits["counterfactual"]
-        return float(log_product(self.labels, *pair).mean())
+        return float(self.moments.value(self.labels, *pair).mean())
 
 
 def observe_kinds(
@@ -102,6 +104,7 @@ def observe_kinds(
     batch_size: int,
     device: torch.device | str = "cpu",
     climbed: Classifier | None = None,
+    moments: Moment = MOMENTS["log_product"],
     monitor: Monitor | None = None,
 ) -> Kinds:
     """Attack the network of ``causal`` on some images, and decode all four kinds of features; eval mode throughout.
@@ -116,6 +119,7 @@ def observe_kinds(
         batch_size: images at a time; it changes nothing beyond rounding.
         device: where the networks are.
         climbed: what the attack climbs; None for the network.
+        moments: what the game was played with.
         monitor: shows progress.
 
     Raises:
@@ -126,14 +130,19 @@ def observe_kinds(
     with quiet(torch.device(device), *networks):
         for images, labels, streams in _batches(source, index, batch_size, device, seed, attack, monitor):
             moved = attack(causal.network if climbed is None else climbed, images, labels, streams)
-            rows.append(_decoded(causal, test_function, images, moved, labels))
+            rows.append(_decoded(causal, test_function, images, moved, labels, moments))
     whole = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
     logits = {kind: whole[kind] for kind in KINDS}
-    return Kinds(whole["labels"], logits, whole["distance"], float(whole["bound"].mean()))
+    return Kinds(whole["labels"], logits, whole["distance"], moments, float(whole["bound"].mean()))
 
 
 def _decoded(
-    causal: CausalFeatures, test_function: nn.Module | None, images: Tensor, moved: Tensor, labels: Tensor
+    causal: CausalFeatures,
+    test_function: nn.Module | None,
+    images: Tensor,
+    moved: Tensor,
+    labels: Tensor,
+    moments: Moment,
 ) -> dict[str, Tensor]:
     with torch.no_grad():
         natural = causal.features(images)
@@ -142,7 +151,7 @@ def _decoded(
         check_labels(labels, check_logits(found["adversarial"], len(labels)), len(labels))
         tested = instrument if test_function is None else test_function(instrument)
         found["distance"] = (tested - instrument).flatten(1).norm(dim=1)
-        found["bound"] = distance_penalty(tested, instrument).expand(len(labels))
+        found["bound"] = moments.penalty(tested, instrument).expand(len(labels))
     return {name: value.cpu() for name, value in (found | {"labels": labels}).items()}
 
 

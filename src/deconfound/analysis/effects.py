@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,9 @@ from deconfound.analysis.causal_kinds import Kinds, inversion_distances, observe
 from deconfound.analysis.observing import device_of
 from deconfound.core.origin import Origin
 from deconfound.core.protocols import Attack, CausalFeatures, Classifier, ImageSource, Monitor
-from deconfound.records import Attacker, EffectsRecord, FeatureKind, InversionDistance, Mean, Threat
+from deconfound.errors import require
+from deconfound.functional.moments import MOMENTS, Moment
+from deconfound.records import AttackedKinds, Attacker, EffectsRecord, FeatureKind, InversionDistance, Mean, Threat
 
 REACH = 4
 """Classes on each side of the true label."""
@@ -35,6 +37,7 @@ class EffectParts:
         climbed: what attacks on the frozen network climb, an ordinary classifier; itself where it is one.
         defence: the network that was inoculated, an ordinary classifier; None where there is none.
         game: settings of AMR-GMM, for the record.
+        moments: what it was played with.
     """
 
     causal: CausalFeatures
@@ -42,6 +45,7 @@ class EffectParts:
     climbed: Classifier
     defence: Classifier | None
     game: Mapping[str, Any]
+    moments: Moment = MOMENTS["log_product"]
 
 
 def around(logits: Tensor, labels: Tensor, offsets: tuple[int, ...]) -> tuple[float, ...]:
@@ -60,7 +64,7 @@ def analyse_effects(
     parts: EffectParts,
     source: ImageSource,
     index: Tensor,
-    attack: Attack,
+    attacks: Sequence[Attack],
     inversion: Attack,
     origin: Origin,
     *,
@@ -74,7 +78,7 @@ def analyse_effects(
         parts: networks and players.
         source: N images or more.
         index: the places in the source, (N,) int64.
-        attack: makes the adversarial versions, every image by its last step.
+        attacks: make the adversarial versions, each of every image (``keep="last"``); distances are under the first.
         inversion: as ``attacks.causal_inversion`` makes it.
         origin: of the model and the data.
         seed: of all random numbers.
@@ -82,22 +86,34 @@ def analyse_effects(
         monitor: shows progress.
 
     Raises:
-        InputError: bad input, such as images outside [0, 1].
+        InputError: bad input, such as images outside [0, 1], or no attack.
     """
     begun = time.perf_counter()
     networks = {"base": parts.climbed} | ({} if parts.defence is None else {"defence": parts.defence})
     device = device_of(parts.causal.network)
-    found = observe_kinds(
-        parts.causal,
-        parts.test_function,
-        source,
-        index,
-        attack,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        climbed=parts.climbed,
-        monitor=monitor,
+    require(len(attacks) > 0, "attack", len(attacks), "at least one")
+    attack, *_ = attacks
+    reach = min(REACH, (len(origin.class_names) - 1) // 2)
+    offsets = tuple(range(-reach, reach + 1))
+    first, *others = (
+        _attacked(
+            one,
+            observe_kinds(
+                parts.causal,
+                parts.test_function,
+                source,
+                index,
+                one,
+                seed=seed,
+                batch_size=batch_size,
+                device=device,
+                climbed=parts.climbed,
+                moments=parts.moments,
+                monitor=monitor,
+            ),
+            offsets,
+        )
+        for one in attacks
     )
     distances = {
         name: inversion_distances(
@@ -114,26 +130,33 @@ def analyse_effects(
         )
         for name, network in networks.items()
     }
-    reach = min(REACH, (len(origin.class_names) - 1) // 2)
-    offsets = tuple(range(-reach, reach + 1))
     return EffectsRecord(
         **origin.fields(),
         threat=Threat(norm=attack.threat.norm, eps=attack.threat.eps, box=attack.threat.box),
-        attack=Attacker(name=attack.name, settings=attack.settings()),
+        **vars(first),
         n=len(index),
         seed=seed,
         seconds=time.perf_counter() - begun,
         game=dict(parts.game),
-        moment=found.moment,
-        bound=found.bound,
-        distance=mean_of(found.distance),
+        moment_name=parts.moments.name,
+        penalty_name=parts.moments.penalty_name,
         offsets=offsets,
-        kinds=_kinds(found, offsets),
+        others=tuple(others),
         inversion=inversion.settings(),
         distances=tuple(
             InversionDistance(network=name, **{version: mean_of(values) for version, values in one.items()})
             for name, one in distances.items()
         ),
+    )
+
+
+def _attacked(attack: Attack, found: Kinds, offsets: tuple[int, ...]) -> AttackedKinds:
+    return AttackedKinds(
+        attack=Attacker(name=attack.name, settings=attack.settings()),
+        moment=found.moment,
+        bound=found.bound,
+        distance=mean_of(found.distance),
+        kinds=_kinds(found, offsets),
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deconfound.analysis.attacker import attack_fields
-from deconfound.analysis.components import principal_components
+from deconfound.analysis.components import predicted_share, principal_components
 from deconfound.analysis.iv import diagnose, load_library
 from deconfound.analysis.observing import SplitClassifier, device_of, observe, quiet
 from deconfound.core.origin import Origin
@@ -58,6 +58,9 @@ def diagnose_instruments(
     Raises:
         InputError: components that do not fit together or the data, too few or too many images, no ``linearmodels``.
 
+    Components of T that are left out stay in the error and are moved by Z, so that the tests may reject a valid
+    instrument; the record says how much of Y the components predict beside all of T.
+
     Source: the graph Z -> T -> Y <- U -> T of Kim et al. 2023 (arXiv 2303.01052), who assume relevance and validity;
     what can be tested of them is tested here.
     """
@@ -83,6 +86,8 @@ def diagnose_instruments(
         treatment_share=treatment.share,
         instrument_share=instrument.share,
         instruments=instruments,
+        components_r2=predicted_share(treatment.scores, outcome),
+        features_r2=predicted_share(seen.adversarial.features, outcome),
         **vars(found),
     )
 

@@ -5,6 +5,8 @@ Shapes: N images, K classes; logits (N, K), labels (N,) int64.
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from deconfound.functional.losses import soft_cross_entropy
@@ -14,13 +16,15 @@ from deconfound.records import Accuracy, Reader, Share
 
 
 def share_of(which: Tensor) -> Share:
-    """Share of true entries in (N,) bool with its 95 % Wilson interval.
+    """Share of true entries in (N,) bool with its 95 % Wilson interval; of no entries it is NaN in [0, 1].
 
     >>> import torch
     >>> share_of(torch.tensor([True, False])).share
     0.5
     """
     count, n = int(which.sum()), len(which)
+    if not n:
+        return Share(share=math.nan, interval=(0.0, 1.0))
     return Share(share=count / n, interval=wilson_interval(count, n))
 
 

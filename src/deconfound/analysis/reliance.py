@@ -17,9 +17,10 @@ from deconfound.analysis.observing import device_of, quiet
 from deconfound.analysis.readers import share_of
 from deconfound.core.checks import check_images
 from deconfound.core.origin import Origin
-from deconfound.core.protocols import ConfoundedSource, ImageSource, Intervenable, Monitor
+from deconfound.core.protocols import ConfoundedSource, ImageSource, Intervenable, MarkedSource, Monitor
 from deconfound.core.streams import Streams
 from deconfound.errors import InputError, require
+from deconfound.functional.predictions import NO_PREDICTION
 from deconfound.functional.statistics import paired_interval
 from deconfound.records import Accuracy, Intervention, ReliancePoint, RelianceRecord
 
@@ -35,15 +36,17 @@ class Predictor:
     """How a classifier is asked.
 
     Attributes:
-        predict: (images (B, C, H, W), streams) -> classes (B,).
+        predict: (images (B, C, H, W), streams) -> classes (B,), -1 where nothing is predicted.
         modules: everything that must be in eval mode meanwhile; the first says where images go.
         random: whether the streams matter.
+        abstains: whether it may predict nothing; -1 of any other is refused, as the output is then NaN.
         settings: how a random classifier is asked, for the record.
     """
 
     predict: Callable[[Tensor, Streams], Tensor]
     modules: tuple[object, ...] = ()
     random: bool = False
+    abstains: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -57,6 +60,14 @@ class _Answers:
     @property
     def right(self) -> Tensor:
         return self.predictions == self.labels
+
+    @property
+    def silent(self) -> Tensor:
+        return self.predictions == NO_PREDICTION
+
+    def moved(self, other: _Answers) -> Tensor:
+        """Of the images that both predict, which they predict otherwise."""
+        return (self.predictions != other.predictions)[~self.silent & ~other.silent]
 
 
 def sweep(classes: int) -> tuple[float, ...]:
@@ -81,7 +92,8 @@ def measure_reliance(
 ) -> RelianceRecord:
     """Accuracy as observed and under each do-operation, on the same images and with the same random numbers.
 
-    reliance = share of predictions that change under do(confounder = other). An image's random numbers depend on the
+    reliance = share of predictions that change under do(confounder = other), of the images with a prediction before and
+    after; bounds say what the others could make of it. An image's random numbers depend on the
     seed and its place in the data set, so that nothing but the variable that was set moves a prediction.
 
     Args:
@@ -95,7 +107,8 @@ def measure_reliance(
         monitor: shows progress.
 
     Raises:
-        InputError: data without do-operations, a rho where the data have none, images outside [0, 1].
+        InputError: data without do-operations, a rho where the data have none, images outside [0, 1],
+            a prediction missing from who does not abstain, such as of a NaN.
 
     Source: the reading of a classifier by interventions on a known structural causal model (Pearl 2009, chapter 3).
     """
@@ -115,7 +128,7 @@ def measure_reliance(
             points.append(_point(asked, images, observed, rho, own))
             if own and predictor.random:
                 again = asked(images, "again")
-                unsteady = share_of(again.predictions != observed.predictions)
+                unsteady = share_of(observed.moved(again))
             if monitor is not None:
                 monitor.update(done, {})
     if monitor is not None:
@@ -126,6 +139,7 @@ def measure_reliance(
         seed=seed,
         seconds=time.perf_counter() - begun,
         points=tuple(points),
+        mark=source.mark if isinstance(source, MarkedSource) else "",
         judge=dict(predictor.settings),
         unsteady=unsteady,
     )
@@ -150,7 +164,10 @@ class _Asked:
                 streams = Streams(self.seed, batch.index).fold("reliance", *name)
                 predictions.append(self.predictor.predict(batch.images, streams).cpu())
                 labels.append(batch.labels.cpu())
-        return _Answers(torch.cat(labels), torch.cat(predictions))
+        found = _Answers(torch.cat(labels), torch.cat(predictions))
+        if not self.predictor.abstains and bool(found.silent.any()):
+            raise InputError("model", f"no prediction on {int(found.silent.sum())} images", "outputs that are not NaN")
+        return found
 
 
 def _sources(source: ImageSource, rhos: Sequence[float]) -> list[tuple[float | None, bool, ImageSource]]:
@@ -171,19 +188,25 @@ def _point(asked: _Asked, source: ImageSource, observed: _Answers, rho: float | 
         for variable, values in source.interventions().items()
         for value in values
     )
-    return ReliancePoint(rho=rho, own=own, observed=_accuracy(observed), interventions=done)
+    silent = share_of(observed.silent)
+    return ReliancePoint(rho=rho, own=own, observed=_accuracy(observed), interventions=done, abstained=silent)
 
 
 def _intervention(variable: str, value: str, observed: _Answers, found: _Answers) -> Intervention:
     before, after = observed.right, found.right
     lost, won, n = int((before & ~after).sum()), int((after & ~before).sum()), len(before)
+    moved = observed.moved(found)
+    least = int(moved.sum())
     return Intervention(
         variable=variable,
         value=value,
         accuracy=_accuracy(found),
         gap=(lost - won) / n,
         gap_interval=paired_interval(lost, won, n),
-        changed=share_of(found.predictions != observed.predictions),
+        changed=share_of(moved),
+        compared=len(moved),
+        bounds=(least / n, (least + n - len(moved)) / n),
+        abstained=share_of(found.silent),
     )
 
 

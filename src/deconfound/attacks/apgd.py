@@ -15,8 +15,9 @@ from torch import Tensor
 
 from deconfound.attacks.climb import Climb, windows
 from deconfound.attacks.expectation import expected_loss, input_gradient
-from deconfound.attacks.harness import Hunt, cut
+from deconfound.attacks.harness import Hunt, Maximiser, cut
 from deconfound.attacks.hunting import HuntingAttack
+from deconfound.attacks.judging import Examiner
 from deconfound.attacks.losses import cross_entropy, dlr, margin, name_of, targeted_dlr, targeted_margin
 from deconfound.attacks.points import Points
 from deconfound.attacks.settings import check_threat, choice, count, described, number
@@ -55,6 +56,7 @@ class APGD(HuntingAttack):
         start: of the first restart: ``uniform`` in the ball, or ``none``, the image itself; the others are uniform.
         schedule: ``large-eps`` starts with three and two times eps before eps itself (the L1 way of AutoAttack).
         rows: pairs of point and target climbed together, if there are not more points than that; changes no verdict.
+        whole: every point takes every step of one climb and comes back at its best, fallen or not; nothing is judged.
         name: in records, and for the random numbers of an evaluation; by default from the settings.
 
     Raises:
@@ -79,6 +81,7 @@ class APGD(HuntingAttack):
     start: Start = "uniform"
     schedule: Schedule = "flat"
     rows: int = 256
+    whole: bool = False
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -96,6 +99,8 @@ class APGD(HuntingAttack):
         require(
             self.schedule == "flat" or self.steps >= len(LARGE_EPS), "steps", self.steps, "at least 3 for large-eps"
         )
+        alone = self.restarts == 1 and not self.targets and self.schedule == "flat"
+        require(alone or not self.whole, "whole", True, "False with restarts, targets or a schedule")
         if not self.name:
             object.__setattr__(self, "name", self._named())
 
@@ -111,7 +116,18 @@ class APGD(HuntingAttack):
         assert self.loss is not None
         names = ("steps", "restarts", "targets", "rho", "draws", "start", "schedule")
         own = {name: getattr(self, name) for name in names}
-        return described("apgd", self.threat, **own, loss=name_of(self.loss), keep="first_adversarial")
+        return described(
+            "apgd", self.threat, **own, loss=name_of(self.loss), keep="best" if self.whole else "first_adversarial"
+        )
+
+    def _whole(self) -> Maximiser | None:
+        return self._furthest if self.whole else None
+
+    def _furthest(self, model: Classifier, points: Points) -> Tensor:
+        """The best point of every climb; as for a climb at larger radii, nothing falls on the way."""
+        state = Hunt(points, Examiner(model, None, points))
+        start = self._start(self.threat, points, 0)
+        return self._climb(model, state, self.threat, start, self.steps, (0, 0), final=False)
 
     def body(self, model: Classifier, state: Hunt) -> None:
         """Restart by restart; with targets, one climb for each of them."""

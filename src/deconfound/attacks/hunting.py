@@ -9,9 +9,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Self
 
+import torch
 from torch import Tensor
 
-from deconfound.attacks.harness import Hunt, assault
+from deconfound.attacks.harness import Hunt, Maximiser, assault, maximise
+from deconfound.attacks.points import Points
 from deconfound.core.protocols import Classifier, Judge
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
@@ -40,6 +42,10 @@ class HuntingAttack(ABC):
     def _begins_clean(self) -> bool:
         """Whether the first iterate is the clean image itself, which then is not forwarded beforehand."""
         return False
+
+    def _whole(self) -> Maximiser | None:
+        """What takes every point to the end in place of hunting; nothing is judged then. None for hunting."""
+        return None
 
     def _check(self, images: Tensor) -> None:  # noqa: B027 - most attacks take any images
         """Refuses images that the attack cannot work on."""
@@ -73,6 +79,10 @@ class HuntingAttack(ABC):
             InputError: shapes or types that do not fit each other or the attack, a given target that is the label.
         """
         self._check(images)
+        whole = self._whole()
+        if whole is not None:
+            with torch.inference_mode(False):
+                return maximise(whole, self.threat, "eval", model, Points.of(images, labels, streams, context))
         given = (model, images, labels, streams, context, judge)
         return assault(self.body, self.threat, *given, begins_clean=self._begins_clean)
 

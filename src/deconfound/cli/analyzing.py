@@ -40,6 +40,9 @@ def analyze(
         int | None, typer.Option(metavar="Q", help="instruments: of the instrument, more than P [8].")
     ] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", help="pictures: steps of the search [256].")] = None,
+    attack: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="effects: attacks by name [pgd-20,fgsm,cw-20,apgd-20].")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for record and figures [RUN/analyze-KIND].")
     ] = None,
@@ -69,6 +72,7 @@ def analyze(
             treatments=treatments,
             instruments=instruments,
             steps=steps,
+            attack=attack,
         )
         if kind == ALL:
             everything = look_into_all(look, out=out, overwrite=overwrite, monitor=screen)

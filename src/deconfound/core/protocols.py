@@ -276,6 +276,14 @@ class ConfoundedSource(Protocol):
     def at_rho(self, rho: float) -> ImageSource: ...
 
 
+@runtime_checkable
+class MarkedSource(Protocol):
+    """A source that says in words what carries its confounder and how much of the image that takes."""
+
+    @property
+    def mark(self) -> str: ...
+
+
 class Augmentation(Protocol):
     """Random change of a whole batch on its device: (B, C, H, W) -> (B, C, H, W), from streams and nothing else."""
 

@@ -191,6 +191,11 @@ class Confounded:
         """Probability that the mark agrees with the class."""
         return self._confounding.rho
 
+    @property
+    def mark(self) -> str:
+        """What carries the confounder, and how much of the image it takes."""
+        return self._overlay.about
+
     def at_rho(self, rho: float) -> Confounded:
         """The same examples with another probability: only marks change, and the more agree the larger it is.
 

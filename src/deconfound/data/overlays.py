@@ -26,6 +26,11 @@ class Overlay(Protocol):
         """Images (B, C, H, W) with the marks of the classes (B,)."""
         ...
 
+    @property
+    def about(self) -> str:
+        """What it is and how much of the image it takes, for records."""
+        ...
+
 
 @dataclass(frozen=True)
 class Patch:
@@ -33,18 +38,22 @@ class Patch:
 
     The textures are the rows of a Hadamard matrix (Walsh functions of n x n cells, without the constant one) and
     their complements, so that any two differ in at least half of their cells. n is the smallest power of two, at
-    least 4, that has enough of them; the patch is about a quarter of the image wide. A mirrored texture is itself or
-    its complement, so mirroring mistakes no class for another as long as K is at most n^2 - 1.
+    least 4, that has enough of them, and a cell is as many whole pixels wide as fit 4 n times into the shorter side s,
+    at least one: the patch is between s / 8 and s / 4 wide, and n pixels where s is below 4 n, up to s / 2 (``about``
+    says what it is: 4 of 28 pixels on MNIST, 2 % of the image; 4 of 8 on digits, a quarter of it). A mirrored texture
+    is itself or its complement, so mirroring mistakes no class for another as long as K is at most n^2 - 1.
 
     Args:
         classes: K.
         shape: (C, H, W) of the images.
 
     Raises:
-        InputError: more classes than there are textures that fit into a quarter of the image.
+        InputError: more classes than there are textures that fit into half of the shorter side.
 
     >>> Patch(10, (1, 28, 28)).codes.shape
     torch.Size([10, 4, 4])
+    >>> Patch(10, (1, 28, 28)).about
+    'a texture of 4x4 pixels in a corner of 28x28, 2.0 % of the image'
     """
 
     classes: int
@@ -61,6 +70,13 @@ class Patch:
         rows = _walsh(count**2)[1:]
         object.__setattr__(self, "codes", torch.cat([rows, 1 - rows])[: self.classes].view(-1, count, count))
         object.__setattr__(self, "cell", max(1, side // (4 * count)))
+
+    @property
+    def about(self) -> str:
+        """Its size beside that of the image."""
+        (_, height, width), size = self.shape, self.codes.shape[-1] * self.cell
+        share = size**2 / (height * width)
+        return f"a texture of {size}x{size} pixels in a corner of {height}x{width}, {100 * share:.1f} % of the image"
 
     def __call__(self, images: Tensor, classes: Tensor, streams: Streams, /) -> Tensor:
         """The images with the texture of each one's class."""
@@ -102,6 +118,11 @@ class Tint:
         grey = [[place / max(count - 1, 1)] for place in range(count)]
         hues = [list(colorsys.hsv_to_rgb(place / count, 1.0, 1.0)) for place in range(count)]
         object.__setattr__(self, "colours", torch.tensor(grey if channels == 1 else hues))
+
+    @property
+    def about(self) -> str:
+        """It takes the whole image."""
+        return f"a tint of the whole image, {100 * VEIL:.0f} % of each pixel"
 
     def __call__(self, images: Tensor, classes: Tensor, streams: Streams, /) -> Tensor:
         """The images under the veil of each one's class; nothing is drawn."""

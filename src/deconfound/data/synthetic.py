@@ -191,6 +191,11 @@ class Shapes:
         """Probability that the colour agrees with the class."""
         return self._settings.rho
 
+    @property
+    def mark(self) -> str:
+        """What carries the confounder."""
+        return "the colour of the background, all of the image but the shape"
+
     def at_rho(self, rho: float) -> Shapes:
         """The same images with another probability: only colours change, and the more agree the larger it is.
 

@@ -116,6 +116,15 @@ class Moment:
     value: Callable[[Tensor, Tensor, Tensor], Tensor]
     penalty: Callable[[Tensor, Tensor], Tensor]
 
+    @property
+    def penalty_name(self) -> str:
+        """In records.
+
+        >>> moment("class_residual").penalty_name
+        'size'
+        """
+        return getattr(self.penalty, "__name__", type(self.penalty).__name__).removesuffix("_penalty")
+
 
 MOMENTS: Mapping[str, Moment] = MappingProxyType(
     {

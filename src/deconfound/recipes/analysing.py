@@ -16,6 +16,7 @@ from deconfound.core.protocols import ImageSource, Monitor
 from deconfound.data import load as load_data
 from deconfound.data.naming import as_file_name
 from deconfound.errors import InputError, require, unknown_name
+from deconfound.recipes.effect_attacks import parse_attacks
 from deconfound.recipes.effecting import effects_analysis
 from deconfound.recipes.exposing import exposure_analysis
 from deconfound.recipes.instrumenting import components_of, instruments_analysis
@@ -47,11 +48,11 @@ class Look:
         seed: of all random numbers.
         batch_size: images at a time; it changes nothing beyond rounding.
         device: ``auto``, ``cpu`` or ``cuda``.
-        rho: with kind ``reliance``: further agreement probabilities of the test images, numbers, or ``sweep`` for 1/K,
-            0.5, 0.9 and 0.99.
+        rho: with kind ``reliance``: further agreement probabilities of the test; ``sweep``: 1/K, 0.5, 0.9 and 0.99.
         layer: with kinds that cut the network: where; its own cut by default.
         treatments, instruments: with kind ``instruments``: principal components of T and Z.
         steps: with kind ``pictures``: of the search for a picture.
+        attack: with kind ``effects``: attacks by name, ``fgsm,pgd-20,cw-20,apgd-20``; those by default, PGD first.
     """
 
     run: str
@@ -62,11 +63,12 @@ class Look:
     seed: int = 0
     batch_size: int = BATCH
     device: str = "auto"
-    rho: str | Sequence[float] | None = None
+    rho: str | float | Sequence[float] | None = None
     layer: str | None = None
     treatments: int | None = None
     instruments: int | None = None
     steps: int | None = None
+    attack: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in (*KINDS, ALL):
@@ -76,6 +78,7 @@ class Look:
             rule = f"none with kind {self.kind}; it belongs to {' and '.join(takers)}"
             require(self.kind in (*takers, ALL), option, value, rule)
         parse_rhos(self.rho)
+        parse_attacks(self.attack)
         check_components(*components_of(self))
         matching_of(self)
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0, below 2^63")
@@ -153,9 +156,10 @@ KINDS: Mapping[str, Kind] = {
         exposure_analysis,
     ),
     "effects": Kind(
-        "what adversarial, counterfactual and causal features predict, and how near causal inversion comes to it",
+        "what adversarial, counterfactual and causal features predict, by attack, and how near causal inversion comes",
         "a hypothesis model h, which runs of AMR-GMM and CAFE have (recipes amr-gmm, cafe/... and cafe-authors/...)",
         effects_analysis,
+        ("attack",),
     ),
     "checkpoints": Kind(
         "does style keep less of content in the epochs whose network withstands more (rank correlation over epochs)",
@@ -233,8 +237,7 @@ def look_into(
     loaded = _loaded(look)
     folder = Path(out) if out is not None else default_folder(look)
     _check_free(folder, look.kind, overwrite=overwrite)
-    work = _work(look, loaded)
-    record = work(_scene(look, loaded, monitor))
+    record = _work(look, loaded)(_scene(look, loaded, monitor))
     return record, _written(folder, look.kind, record)
 
 
@@ -281,8 +284,7 @@ def look_into_all(
 def _work(look: Look, loaded: Loaded) -> Callable[[Scene], AnalysisRecord]:
     work = KINDS[look.kind].ready(look, loaded, _recipe_of(loaded))
     if work is None:
-        method = _recipe_of(loaded).recipe
-        rule = f"a kind that fits the run: {look.run} was trained with {method}; this one needs "
+        rule = f"a kind that fits the run: {look.run} was trained with {_recipe_of(loaded).recipe}; this one needs "
         raise InputError("kind", look.kind, rule + KINDS[look.kind].fits)
     return work
 

@@ -14,6 +14,7 @@ from deconfound.errors import InputError
 from deconfound.models import CiiV, ExpectedSurrogate
 from deconfound.objectives import AMRGMM
 from deconfound.recipes.cafe import AMR, SHARE, AMRGMMSettings, CafeSettings
+from deconfound.recipes.effect_attacks import attacks_of
 from deconfound.recipes.loading import Loaded, load_run
 from deconfound.recipes.players import DIGEST, folder_of, restored
 from deconfound.recipes.resolve import radius_linf
@@ -23,8 +24,6 @@ from deconfound.records import EffectsRecord, TrainingRecord
 
 if TYPE_CHECKING:
     from deconfound.recipes.analysing import Look, Scene
-
-STEPS = 20
 
 
 def effects_analysis(look: Look, loaded: Loaded, recipe: Recipe) -> Callable[[Scene], EffectsRecord] | None:
@@ -43,6 +42,7 @@ def effects_analysis(look: Look, loaded: Loaded, recipe: Recipe) -> Callable[[Sc
         climbed=game.climbed,
         defence=_ordinary(loaded.model) if isinstance(settings, CafeSettings) else None,
         game=played.model_dump(mode="json"),
+        moments=game.moment,
     )
 
     def work(scene: Scene) -> EffectsRecord:
@@ -50,7 +50,7 @@ def effects_analysis(look: Look, loaded: Loaded, recipe: Recipe) -> Callable[[Sc
             parts,
             scene.test,
             scene.index,
-            PGD(recipe.threat, steps=STEPS, keep="last"),
+            attacks_of(look.attack, recipe.threat),
             _inversion(recipe),
             scene.origin,
             seed=look.seed,

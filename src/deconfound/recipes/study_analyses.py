@@ -13,11 +13,12 @@ from deconfound.errors import require
 from deconfound.recipes.analysing import ALL, KINDS, Look, default_folder
 from deconfound.recipes.cafe import AMRGMMSettings, CafeSettings
 from deconfound.recipes.causal import CausalAdvSettings
+from deconfound.recipes.effect_attacks import parse_attacks
 from deconfound.recipes.entries import HostedSettings, ObjectiveSettings
 from deconfound.recipes.registry import is_stochastic
 from deconfound.recipes.relying import parse_rhos
 from deconfound.recipes.schema import Recipe
-from deconfound.records import ANALYSES, AnalysisRecord, RelianceRecord
+from deconfound.records import ANALYSES, AnalysisRecord, EffectsRecord, RelianceRecord
 from deconfound.training.settings import Settings
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -42,6 +43,7 @@ class Analysis(Settings):
     treatments: int | None = None
     instruments: int | None = None
     steps: int | None = None
+    attack: str | tuple[str, ...] | None = None
 
     @field_validator("rho", mode="before")
     @classmethod
@@ -173,6 +175,10 @@ def check_record(analysis: Analysis, file: Path, asked: Mapping[str, Any]) -> No
     for key, value in wanted.items():
         found = getattr(record, key)
         require(found == value, f"{file}: {key}", found, f"{value}, as the study asks of this run")
+    if isinstance(record, EffectsRecord) and analysis.attack is not None:
+        names = tuple(one.attack.name for one in record.attacks)
+        wanted_names = parse_attacks(analysis.attack)
+        require(names == wanted_names, f"{file}: attack", names, f"{wanted_names}, as the study asks of this run")
     if isinstance(record, RelianceRecord):
         rhos = [point.rho for point in record.points if point.rho is not None]
         for rho in parse_rhos(analysis.look("run").rho) or ():

@@ -20,18 +20,15 @@ from deconfound.records import (
     Reader,
     RelianceRecord,
     Share,
+    Statistic,
     StudyAnalysis,
     StudyFigure,
     StyleRecord,
 )
+from deconfound.records.effects import SHORT
 
-SHORT = {
-    "adversarial": "Adv",
-    "counterfactual": "CF",
-    "counterfactual_causal": "CC",
-    "adversarial_causal": "AC",
-}
-"""The four kinds of features as the paper calls them."""
+BOUNDS = {"distance": "(g(Z) - Z)^2", "size": "g(Z)^2"}
+"""What lambda weighs, by the name of the penalty."""
 
 
 def analysis_result(analysis: Analysis, record: AnalysisRecord) -> StudyAnalysis:
@@ -74,6 +71,8 @@ def _reliance(record: RelianceRecord) -> Iterator[StudyFigure]:
             )
         if point.reliance is not None:
             yield _share("reliance", point.reliance, at)
+        if point.abstained is not None and point.abstained.share > 0:
+            yield _share("abstained", point.abstained, at)
     if record.unsteady is not None:
         yield _share("unsteady", record.unsteady)
 
@@ -84,8 +83,12 @@ def _effects(record: EffectsRecord) -> Iterator[StudyFigure]:
     yield _number("|g(Z) - Z|", record.distance)
     for kind in record.kinds:
         yield StudyFigure(name=f"cross entropy {SHORT.get(kind.name, kind.name)}", value=kind.cross_entropy)
-    yield StudyFigure(name="J", value=record.moment)
-    yield StudyFigure(name="mean (g(Z) - Z)^2", value=record.bound)
+    other = "" if record.moment_name == "log_product" else f" ({record.moment_name})"
+    yield StudyFigure(name=f"J{other}", value=record.moment)
+    yield StudyFigure(name=f"mean {BOUNDS.get(record.penalty_name, record.penalty_name)}", value=record.bound)
+    for under in record.others:
+        for kind in under.kinds:
+            yield _share(SHORT.get(kind.name, kind.name), kind.accuracy, under.attack.name)
     for one in record.distances:
         for version in ("inversion", "clean", "adversarial"):
             yield _number(f"KL of {version}, {one.network}", getattr(one, version))
@@ -118,8 +121,13 @@ def _style(record: StyleRecord) -> Iterator[StudyFigure]:
 
 def _instruments(record: InstrumentsRecord) -> Iterator[StudyFigure]:
     yield StudyFigure(name="joint F", value=record.joint_f)
-    for name in ("wu_hausman", "sargan", "hansen"):
-        yield StudyFigure(name=f"p {name.replace('_', '-')}", value=getattr(record, name).p_value)
+    for name in ("wooldridge", "wu_hausman", "sargan", "hansen"):
+        test: Statistic | None = getattr(record, name)
+        if test is not None:
+            yield StudyFigure(name=f"p {name.replace('_', '-')}", value=test.p_value)
+    for name, share in (("R2 of components", record.components_r2), ("R2 of features", record.features_r2)):
+        if share is not None:
+            yield StudyFigure(name=name, value=share, share=True)
     for stage in record.first_stages:
         yield StudyFigure(name="F", at=stage.name, value=stage.f)
     for effect in record.effects:
@@ -165,4 +173,4 @@ _FIGURES: Mapping[str, Callable[[Any], Iterator[StudyFigure]]] = {
     "checkpoints": _checkpoints,
 }
 
-__all__ = ["SHORT", "analysis_result"]
+__all__ = ["analysis_result"]

@@ -18,7 +18,7 @@ from deconfound.records.base import SCHEMA_VERSION, Interval, Machine, Record, T
 from deconfound.records.card import CardEvaluation, ExportedFile, ModelCard
 from deconfound.records.certification import CertificationRecord, CertifiedPoint, CertifiedShare
 from deconfound.records.checkpoints import CheckpointsRecord, KeptEpoch, RankCorrelation
-from deconfound.records.effects import EffectsRecord, FeatureKind, InversionDistance
+from deconfound.records.effects import AttackedKinds, EffectsRecord, FeatureKind, InversionDistance
 from deconfound.records.exposure import Centre, ExposureRecord, Looks, Mean, View
 from deconfound.records.instruments import Effect, Estimate, FirstStage, InstrumentsRecord, Statistic
 from deconfound.records.kinds import ANALYSES
@@ -58,6 +58,7 @@ __all__ = [
     "Accuracy",
     "AnalysisRecord",
     "AttackResult",
+    "AttackedKinds",
     "AttackedRecord",
     "Attacker",
     "AuditResult",

@@ -25,7 +25,11 @@ class Intervention(Record):
         accuracy: interventional; labels follow where they are an effect of the variable.
         gap: observational minus interventional accuracy.
         gap_interval: its 95 % interval, by Tango for pairs: both are of the same images.
-        changed: share of predictions that are other ones than those on the images as observed.
+        changed: share of predictions that are other ones than those on the images as observed, of the images with a
+            prediction in both arms; NaN where there is none.
+        compared: how many images these are; None in records without, where abstaining counted as a prediction.
+        bounds: share of all images, had those without a prediction in an arm changed none or all of them.
+        abstained: share of the images of this arm without a prediction, which counts as an error.
     """
 
     variable: str
@@ -34,6 +38,9 @@ class Intervention(Record):
     gap: float
     gap_interval: Interval
     changed: Share
+    compared: int | None = None
+    bounds: Interval | None = None
+    abstained: Share | None = None
 
     @property
     def name(self) -> str:
@@ -48,6 +55,7 @@ class ReliancePoint(Record):
         rho: of the test images; None where the data do not say.
         own: whether these are the data of the analysis as they are, not a variation of them.
         observed: accuracy without an intervention.
+        abstained: share of these images without a prediction; None in records without.
         interventions: one for each do-operation that the data have.
     """
 
@@ -55,6 +63,7 @@ class ReliancePoint(Record):
     own: bool
     observed: Accuracy
     interventions: Annotated[tuple[Intervention, ...], Field(min_length=1)]
+    abstained: Share | None = None
 
     def find(self, variable: str, value: str) -> Intervention | None:
         """The intervention of that name, if there was one."""
@@ -62,7 +71,7 @@ class ReliancePoint(Record):
 
     @property
     def reliance(self) -> Share | None:
-        """Share of predictions that change under do(confounder = other)."""
+        """Share of predictions that change under do(confounder = other), where there is one before and after."""
         found = self.find("confounder", "other")
         return None if found is None else found.changed
 
@@ -72,13 +81,16 @@ class RelianceRecord(AnalysisRecord):
 
     Attributes:
         points: one for each rho of the test images; the data's own among them.
+        mark: what carries the confounder and how much of the image it takes; empty where the data do not say.
         judge: how a random classifier was asked, nothing for a deterministic one.
-        unsteady: share of predictions that change when only the random numbers do; None for a deterministic one.
+        unsteady: share of predictions that change when only the random numbers do, of images with both; None for a
+            deterministic one.
     """
 
     expected_kind: ClassVar[str] = "reliance-analysis"
     kind: str = "reliance-analysis"
     points: Annotated[tuple[ReliancePoint, ...], Field(min_length=1)]
+    mark: str = ""
     judge: dict[str, Any] = {}
     unsteady: Share | None = None
 

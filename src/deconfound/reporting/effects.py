@@ -15,11 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from deconfound.records import EffectsRecord, FeatureKind, InversionDistance, Mean
+from deconfound.records.effects import SHORT
 from deconfound.reporting.exposure import accuracy_text, mean_text
 from deconfound.reporting.figures import house_style, settled, svg
 from deconfound.reporting.inline_svg import SERIES
 from deconfound.reporting.style_rows import nats, plain
-from deconfound.reporting.text import analysis_labels, clean, count, settings_text, threat_text
+from deconfound.reporting.text import analysis_labels, clean, count, listing, settings_text, threat_text
 
 NAMES = {
     "adversarial": "adversarial, F + Z",
@@ -27,6 +28,7 @@ NAMES = {
     "counterfactual_causal": "counterfactual causal, F + h(g(Z))",
     "adversarial_causal": "adversarial causal, F + h(Z)",
 }
+BOUNDS = {"distance": "(g(Z) - Z)²", "size": "g(Z)²"}
 _MARKERS = ("o", "s", "D", "^")
 _VERSIONS = ("inversion", "clean", "adversarial")
 
@@ -40,14 +42,18 @@ def setting(record: EffectsRecord) -> str:
     """What must be known to read the figures, on one line."""
     return (
         f"{clean(record.data)} ({count(len(record.class_names), 'class', 'classes')}), {threat_text(record.threat)},"
-        f" {clean(record.attack.name)}, n = {record.n}, seed {record.seed}"
+        f" {listing([clean(one.attack.name) for one in record.attacks])}, n = {record.n}, seed {record.seed}"
     )
 
 
 def moments(record: EffectsRecord) -> str:
     """The game's own figures, on one line."""
     away = " ".join(mean_text(record.distance))
-    return f"J = {nats(record.moment)}; |g(Z) - Z| = {away}; mean (g(Z) - Z)² = {record.bound:.3g}"
+    bound = BOUNDS.get(record.penalty_name, clean(record.penalty_name))
+    return (
+        f"J ({clean(record.moment_name)}) = {nats(record.moment)}; |g(Z) - Z| = {away};"
+        f" mean {bound}, which lambda weighs, = {record.bound:.3g}"
+    )
 
 
 def around_figure(record: EffectsRecord) -> Figure:
@@ -68,7 +74,7 @@ def around_figure(record: EffectsRecord) -> Figure:
 
 
 def effects_csv(record: EffectsRecord) -> str:
-    """One line for each kind of features, then one for each network's distances, full precision.
+    """One line for each attack and kind of features, then one for each network's distances, full precision.
 
     A cell is empty where the figure does not exist for the line.
     """
@@ -76,18 +82,19 @@ def effects_csv(record: EffectsRecord) -> str:
     about |= {"norm": record.threat.norm, "eps": str(record.threat.eps), "attack": plain(record.attack.name)}
     about |= {"n": str(record.n), "seed": str(record.seed)}
     lines: list[dict[str, Any]] = []
-    for kind in record.kinds:
+    for name, kind in ((one.attack.name, kind) for one in record.attacks for kind in one.kinds):
         cells: dict[str, Any] = {"what": plain(kind.name), "accuracy": kind.accuracy.share}
         cells |= dict(zip(("low", "high"), kind.accuracy.interval, strict=True)) | {"cross_entropy": kind.cross_entropy}
-        lines.append(cells | {f"p{k:+d}": p for k, p in zip(record.offsets, kind.around, strict=True)})
+        cells |= {f"p{k:+d}": p for k, p in zip(record.offsets, kind.around, strict=True)}
+        lines.append(cells | {"attack": plain(name)})
     for one in record.distances:
         values = {f"kl1000_{version}": getattr(one, version).value for version in _VERSIONS}
         lines.append({"what": plain(f"{one.network} network")} | values)
     out = io.StringIO()
-    names = list(dict.fromkeys(name for line in lines for name in line))
+    names = list(dict.fromkeys(name for line in lines for name in line if name not in about))
     writer = csv.DictWriter(out, [*names, *about], lineterminator="\n", restval="")
     writer.writeheader()
-    writer.writerows(line | about for line in lines)
+    writer.writerows(about | line for line in lines)
     return out.getvalue()
 
 
@@ -110,14 +117,31 @@ def _distances(one: InversionDistance) -> list[tuple[str, str]]:
 
 def effects_table(record: EffectsRecord) -> Group:
     """Each kind of features, the game's own figures, then the distances of inversion."""
-    kinds = _table(f"{analysis_labels([record])[0]}: {setting(record)}", "features", "accuracy", "cross entropy")
+    title = f"{analysis_labels([record])[0]}: {setting(record)}\nUnder {clean(record.attack.name)}"
+    kinds = _table(title, "features", "accuracy", "cross entropy")
     for kind in record.kinds:
         kinds.add_row(Text(kind_name(kind)), Text("\n".join(accuracy_text(kind.accuracy))), nats(kind.cross_entropy))
-    distances = _table("KL to the adversarial causal prediction, times 1000", "network", *_VERSIONS)
+    under = f"under {clean(record.attack.name)}"
+    distances = _table(f"KL to the adversarial causal prediction, times 1000, {under}", "network", *_VERSIONS)
     for one in record.distances:
         distances.add_row(Text(clean(one.network)), *(Text("\n".join(found)) for found in _distances(one)))
     notes = (Text(f"Note: {clean(note)}") for note in record.notes)
-    return Group(kinds, Text(moments(record)), distances, *notes)
+    return Group(kinds, Text(moments(record)), *_by_attack(record), distances, *notes)
+
+
+def _by_attack(record: EffectsRecord) -> list[Table]:
+    """Accuracy of each kind of features, an attack a row; none where there is a single one."""
+    if not record.others:
+        return []
+    table = _table("Accuracy by attack", "attack", *(SHORT.get(one.name, clean(one.name)) for one in record.kinds))
+    for name, cells in attack_rows(record):
+        table.add_row(Text(name), *(Text("\n".join(cell)) for cell in cells))
+    return [table]
+
+
+def attack_rows(record: EffectsRecord) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Name of each attack, and accuracy and interval of each kind of features under it."""
+    return [(clean(one.attack.name), [accuracy_text(kind.accuracy) for kind in one.kinds]) for one in record.attacks]
 
 
 def _table(title: str, first: str, *others: str) -> Table:
@@ -141,8 +165,15 @@ def effects_view(prefix: str, name: str, record: EffectsRecord, budget: int) -> 
         "svg": Markup(svg(around_figure(record), f"{prefix}-around", f"Around the true label, {name}", words)),
         "kinds": rows,
         "distances": [{"name": clean(one.network), "cells": _distances(one)} for one in record.distances],
+        "under": clean(record.attack.name),
+        "short": [SHORT.get(kind.name, clean(kind.name)) for kind in record.kinds],
+        "attacks": [{"name": name, "cells": cells} for name, cells in attack_rows(record)],
         "attack": settings_text(record.attack.settings),
-        "facts": [("Game", settings_text(record.game)), ("Inversion", settings_text(record.inversion))],
+        "facts": [
+            *((f"Attack {clean(one.attack.name)}", settings_text(one.attack.settings)) for one in record.others),
+            ("Game", settings_text(record.game)),
+            ("Inversion", settings_text(record.inversion)),
+        ],
     }
 
 

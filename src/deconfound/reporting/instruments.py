@@ -76,33 +76,61 @@ def findings(record: InstrumentsRecord) -> list[tuple[str, bool]]:
         if record.weak
         else f"The instrument is strong: every first-stage F is 10 or more, the joint one {record.joint_f:.1f}."
     )
-    return [(first, record.weak), _exogeneity(record.wu_hausman), _validity(record.sargan, record.hansen)]
+    found = [(first, record.weak), _exogeneity(record), _validity(record)]
+    return [*found, (_left_out(record), False)] if record.truncated else found
 
 
-def _exogeneity(found: Statistic) -> tuple[str, bool]:
-    p = f"Wu-Hausman p {p_text(found.p_value)}"
-    if found.rejects:
+def _exogeneity(record: InstrumentsRecord) -> tuple[str, bool]:
+    robust, plain_p = record.wooldridge is not None, f"Wu-Hausman p {p_text(record.wu_hausman.p_value)}"
+    p = f"Wooldridge's score p {p_text(record.endogeneity.p_value)}, {plain_p}" if robust else plain_p
+    if record.endogeneity.rejects and record.truncated:
         return (
-            f"The treatment is endogenous ({p}): something moves features and logit alike; OLS is biased.",
+            f"Exogeneity of the treatment is rejected ({p}): a confounder, or what the components leave out of the"
+            " features, moves treatment and logit alike; OLS on these components is biased.",
             True,
         )
-    return f"No sign that the treatment is endogenous ({p}).", False
+    if record.endogeneity.rejects:
+        return f"The treatment is endogenous ({p}): something moves features and logit alike; OLS is biased.", True
+    alone = " by the test that allows for heteroskedasticity" if robust and record.wu_hausman.rejects else ""
+    return f"No sign that the treatment is endogenous{alone} ({p}).", False
 
 
-def _validity(sargan: Statistic, hansen: Statistic) -> tuple[str, bool]:
+def _validity(record: InstrumentsRecord) -> tuple[str, bool]:
+    sargan, hansen = record.sargan, record.hansen
     p = f"Sargan p {p_text(sargan.p_value)}, Hansen J p {p_text(hansen.p_value)}"
     if sargan.rejects and hansen.rejects:
-        return f"Over-identification is rejected ({p}): not all instruments are valid.", True
+        said = (
+            "the instruments move the logit past these components, through what is left out of the features or because"
+            " not all instruments are valid"
+            if record.truncated
+            else "not all instruments are valid"
+        )
+        return f"Over-identification is rejected ({p}): {said}.", True
     if sargan.rejects or hansen.rejects:
         alone = "Hansen's test, which allows for heteroskedasticity," if hansen.rejects else "Sargan's test"
-        return f"Over-identification is rejected by {alone} alone ({p}): the instruments are in doubt.", True
+        doubt = "instruments, or what the components leave out," if record.truncated else "instruments"
+        return f"Over-identification is rejected by {alone} alone ({p}): the {doubt} are in doubt.", True
     return f"Over-identification is not rejected ({p}), which does not prove that the instruments are valid.", False
+
+
+def _left_out(record: InstrumentsRecord) -> str:
+    """What the tests cannot tell from a confounder or a bad instrument."""
+    said = "What the components leave out of the features is in the error and moves with the instrument, so that these"
+    said += " tests may reject a perfect instrument"
+    if record.components_r2 is None or record.features_r2 is None:
+        return f"{said}; the record does not say how much of the logit that is."
+    return (
+        f"{said}: on images left out of the fit the components predict {percent(record.components_r2)} of the logit's"
+        f" variance, all features {percent(record.features_r2)}."
+    )
 
 
 def tests(record: InstrumentsRecord) -> list[tuple[str, str, Statistic]]:
     """Name, null and result of each test."""
+    score = record.wooldridge
     return [
-        ("Wu-Hausman", "the treatments are exogenous", record.wu_hausman),
+        *([] if score is None else [("Wooldridge's score", "the treatments are exogenous", score)]),
+        ("Wu-Hausman", "the same, errors of one variance", record.wu_hausman),
         ("Sargan", "all instruments are valid", record.sargan),
         ("Hansen J", "all instruments are valid", record.hansen),
     ]
@@ -150,8 +178,10 @@ def _line(record: InstrumentsRecord, place: int, effect: Effect) -> dict[str, An
         found: Estimate = getattr(effect, name)
         cells |= {name: found.value, f"{name}_low": found.interval[0], f"{name}_high": found.interval[1]}
     cells |= {"joint_f": record.joint_f, "joint_weak": int(record.weak)}
-    for key, test in (("wu_hausman", record.wu_hausman), ("sargan", record.sargan), ("hansen", record.hansen)):
-        cells |= {key: test.statistic, f"{key}_p": test.p_value}
+    cells |= {"components_r2": record.components_r2, "features_r2": record.features_r2}
+    for key in ("wooldridge", "wu_hausman", "sargan", "hansen"):
+        test: Statistic | None = getattr(record, key)
+        cells |= {} if test is None else {key: test.statistic, f"{key}_p": test.p_value}
     about = {"model": record.model, "defence": record.defence, "data": record.data, "layer": record.layer}
     return cells | {key: plain(value) for key, value in about.items()} | {"n": record.n, "seed": record.seed}
 

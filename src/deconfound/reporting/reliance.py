@@ -17,7 +17,7 @@ from deconfound.reporting.figures import svg
 from deconfound.reporting.plain import plain_table
 from deconfound.reporting.reliance_figure import reliance_figure
 from deconfound.reporting.style_rows import plain
-from deconfound.reporting.text import NOT_KNOWN, analysis_labels, clean, count, interval, percent
+from deconfound.reporting.text import NOT_KNOWN, analysis_labels, clean, count, interval, listing, percent
 
 OBSERVED = "as observed"
 
@@ -67,6 +67,23 @@ def unsteady_text(record: RelianceRecord) -> str:
     return f"{share} {ends} of predictions change on the same image when only the random numbers do"
 
 
+def abstained_text(point: ReliancePoint) -> str:
+    """Who predicts nothing, and what that leaves open of the changes; nothing where all are predicted."""
+    arms = [("as observed", point.abstained), *((done_name(done), done.abstained) for done in point.interventions)]
+    if not any(found.share for _, found in arms if found is not None):
+        return ""
+    shares = listing([f"{' '.join(share_text(found))} {name}" for name, found in arms])
+    open_ = [
+        f"{interval(*done.bounds)} {done_name(done)} (n = {done.compared})"
+        for done in point.interventions
+        if done.bounds is not None
+    ]
+    return (
+        f"Without a prediction, which counts as an error, at rho {rho_text(point.rho)}: {shares}. Changes are of the"
+        f" images predicted in both arms; of all images they would be in {listing(open_)}, whatever the others did"
+    )
+
+
 def reliance_csv(record: RelianceRecord) -> str:
     """One line for each rho and arm, full precision; a cell is empty where the figure does not exist for the line."""
     lines = [line for point in record.points for line in _lines(record, point)]
@@ -86,10 +103,15 @@ def _lines(record: RelianceRecord, point: ReliancePoint) -> list[dict[str, Any]]
         cells: dict[str, Any] = {"rho": "" if point.rho is None else point.rho, "own": int(point.own)}
         cells |= {"do": OBSERVED if done is None else plain(f"{done.variable}={done.value}")}
         cells |= {"accuracy": accuracy.share, "low": accuracy.interval[0], "high": accuracy.interval[1]}
-        names = ("gap", "gap_low", "gap_high", "changed", "changed_low", "changed_high")
+        silent = (point if done is None else done).abstained
+        cells["abstained"] = "" if silent is None else silent.share
+        names = ["gap", "gap_low", "gap_high", "changed", "changed_low", "changed_high"]
+        names += ["compared", "changed_least", "changed_most"]
         values: tuple[Any, ...] = ("",) * len(names)
         if done is not None:
+            known = "" if done.compared is None else done.compared
             values = (done.gap, *done.gap_interval, done.changed.share, *done.changed.interval)
+            values += (known, *(done.bounds or ("", "")))
         rows.append(cells | dict(zip(names, values, strict=True)) | about)
     return rows
 
@@ -105,7 +127,9 @@ def reliance_table(record: RelianceRecord) -> Group:
     """One table for each rho: accuracies, gaps and changes with 95 % intervals; then what to know beside them."""
     title = f"{analysis_labels([record])[0]}: {setting(record)}"
     tables = [_point_table(point, title if place == 0 else "") for place, point in enumerate(record.points)]
-    remarks = [unsteady_text(record), *(f"Note: {clean(note)}" for note in record.notes)]
+    silent = [f"{text}." for text in map(abstained_text, record.points) if text]
+    mark = f"Confounder: {clean(record.mark)}." if record.mark else ""
+    remarks = [mark, *silent, unsteady_text(record), *(f"Note: {clean(note)}" for note in record.notes)]
     return Group(*tables, *(Text(remark) for remark in remarks if remark))
 
 
@@ -163,6 +187,7 @@ def _cell(point: ReliancePoint | None) -> str:
 
 
 __all__ = [
+    "abstained_text",
     "done_name",
     "gap_text",
     "judge_text",

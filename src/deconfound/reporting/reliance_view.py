@@ -11,6 +11,7 @@ from deconfound.records import ReliancePoint, RelianceRecord
 from deconfound.reporting.figures import svg
 from deconfound.reporting.reliance import (
     OBSERVED,
+    abstained_text,
     done_name,
     gap_text,
     judge_text,
@@ -42,8 +43,9 @@ def reliance_view(prefix: str, name: str, record: RelianceRecord, budget: int) -
         "own": [_point(record.own)],
         "others": [_point(point) for point in record.points if point is not record.own],
         "unsteady": unsteady_text(record),
+        "abstained": [text for text in map(abstained_text, record.points) if text],
         "attack": "",
-        "facts": [("Asked for", judge_text(record))],
+        "facts": [("Asked for", judge_text(record)), *([("Confounder", clean(record.mark))] if record.mark else [])],
     }
 
 

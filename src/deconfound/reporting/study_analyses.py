@@ -31,10 +31,11 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "gap under do(confounder = random)",
         "do(confounder = other)",
         "reliance",
+        "abstained",
         "unsteady",
     ),
     "checkpoints": ("rank correlation with robust accuracy", "p"),
-    "instruments": ("joint F", "p wu-hausman", "p sargan", "p hansen"),
+    "instruments": ("joint F", "p wooldridge", "p sargan", "p hansen", "R2 of components", "R2 of features"),
 }
 """What the tables of words show of a kind that finds more than fits on a page; the table of numbers has it all."""
 ABREAST = 6
