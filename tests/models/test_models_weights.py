@@ -1,5 +1,7 @@
 """Loading a mapping of tensors: strict, all or nothing, in the spellings that checkpoints use."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -33,6 +35,33 @@ def test_nests_and_prefixes(wrap):
     source, target = small(), small()
     fit_state(target, wrap(source.state_dict()))
     assert same(snapshot(source), snapshot(target))
+
+
+def test_whole_numbers_are_no_weights():
+    target = small()
+    before, state = snapshot(target), snapshot(small())
+    state["conv1.weight"] = state["conv1.weight"].mul(100).to(torch.int8)
+    with pytest.raises(InputError, match=r"1 not floating: conv1\.weight int8"):
+        fit_state(target, state)
+    assert same(snapshot(target), before)
+    fit_state(target, {name: value.double() for name, value in before.items()})
+
+
+def test_weights_of_a_network_with_a_max_pool_do_not_fit_one_without():
+    """The names of torchvision's ResNets, whose stem of seven pixels has a max-pool behind it."""
+    spelled = {"linear": "fc", "shortcut": "downsample"}
+    make = partial(build, "resnet18", classes=3, channels=3, size=32, width=4)
+    for stem, fits in ((3, True), (7, False)):
+        model = make(stem=stem)
+        named = {
+            ".".join(spelled.get(part, part) for part in name.split(".")): value
+            for name, value in model.state_dict().items()
+        }
+        if fits:
+            fit_state(make(stem=stem), named)
+        else:
+            with pytest.raises(InputError, match="missing"):
+                fit_state(make(stem=stem), named)
 
 
 def test_positions_in_a_sequential_are_known():

@@ -208,6 +208,10 @@ class TestBadInput:
         )
         other = trained("cafe/base", own, data="cafe_other:make", out=tmp_path / "other").path
         few = trained("cafe/base", own, data="cafe_few:make", out=tmp_path / "few").path
+        plain = trained("cafe/base", own | {"model": "vit"}, out=tmp_path / "plain").path
+        heads = {"model": "vit", "model_options.heads": 1}
+        with pytest.raises(InputError, match=r"stages\.base: got '.*plain with model_options none'; .* \{'heads': 1\}"):
+            trained(changes=SMALL | heads, stages={"base": plain}, out=tmp_path / "r")
         second = trained("cafe/base", own | {"seed": 3}, out=tmp_path / "second").path
         for stages, message in (
             ({"base": net}, r"stages\.base: got '.*net with model lenet5'; expected a run with the same model, small"),

@@ -122,6 +122,13 @@ class TestSettings:
             ("ciiv", ["sampler.version=v1"], "normalisation: got .*; expected none with version v1"),
             ("ciiv", ["sampler.loop=3"], r".*sampler.loop.*did you mean 'sampler.loops'"),
             ("ciiv", ["sampler=null"], "model: got 'Small'; expected a network that looks several times"),
+            (
+                "standard",
+                ["sampler.loops=3"],
+                "sampler: got .* none with standard, .*; amr-gmm, ciiv, ciiv-at",
+            ),
+            ("smoothing", ["sampler.loops=3"], "sampler: got .*; expected none with smoothing"),
+            ("fair/trades", ["sampler.loops=3"], "sampler: got .*; expected none with fine-tune"),
             ("ciiv", ["image_size=3"], r"size: got \(3, 3\); expected .* of at least 4 pixels"),
             ("ciiv", ["objective.distance=l1"], "objective.distance: got 'l1'"),
             ("ciiv+pgd-at", ["objective.attack=fgsm"], "steps: got 10; expected 1 for the attack fgsm"),

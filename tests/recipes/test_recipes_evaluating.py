@@ -106,6 +106,29 @@ def test_weights_under_a_networks_name(run, tmp_path):
     assert [o.model_dump() for o in record.outcomes] == [o.model_dump() for o in by_run.outcomes]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"normalisation.mean": [0.5], "normalisation.std": [0.5]}, {"model_options.bias": False}],
+)
+def test_weights_of_a_network_with_more_to_it_are_not_taken_for_the_plain_one(tmp_path, changes):
+    """Its normalisation is no tensor of the file: without it the same weights compute something else."""
+    model = "resnet20" if "model_options.bias" in changes else "small"
+    path = train(
+        "standard", out=tmp_path / "run", changes={"epochs": 1, "model": model, "selection.size": 2} | changes
+    ).path
+    file = path / "model.safetensors"
+    with pytest.raises(InputError, match=r"weights: got '.*'; expected weights of .* alone; .*: deconfound evaluate "):
+        evaluate_target(Target(target=model, weights=str(file), data="digits", n=5), FAST)
+    record, _ = evaluate_target(Target(target=str(file), n=5), FAST)
+    assert record.defence == "standard"
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
+def test_a_network_of_another_library_needs_weights(name):
+    with pytest.raises(InputError, match=rf"weights: got None; expected a file of weights .*{name}"):
+        evaluate_target(Target(target=name, data="digits", n=5), FAST)
+
+
 def test_a_folder_called_like_a_network_is_no_obstacle(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small").mkdir()

@@ -32,7 +32,7 @@ def quantise(images: Tensor, noise: Tensor, bits: int) -> Tensor:
         bits: p, 1 to 7.
 
     Returns:
-        (B, C, H, W) in [0, 1], at most 2^(8-p) + 1 levels; its gradient by the images is 0.
+        (B, C, H, W) in [0, 1], at most 2^(8-p) + 2 levels (clipping adds 0 and 255); its gradient by the images is 0.
 
     Raises:
         InputError: another number of bits.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ class Network(nn.Module, ABC):
 
     minimum: ClassVar[int] = 1
     one_size: ClassVar[bool] = False
-    aliases: ClassVar[Mapping[str, str]] = {}
+    aliases: Mapping[str, str] = MappingProxyType({})
     last_map: str
 
     def __init__(self, *, classes: int, channels: int, size: Size, mean: Levels = None, std: Levels = None) -> None:

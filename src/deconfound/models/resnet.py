@@ -27,7 +27,8 @@ class ResNet(Network):
         bottleneck: 1x1, 3x3, 1x1 blocks instead of two 3x3 convolutions.
         width: channels of the stem and of the first stage; 16 makes a narrow ResNet.
         shortcut: ``projection`` (option B) or ``padding`` (option A) where the shape changes.
-        stem: side of the first convolution, 3, or 7 with stride 2 for larger images.
+        stem: side of the first convolution, 3, or 7 with stride 2 for larger images, as CiiV's authors have it. No
+            max-pool follows, so it is not the ImageNet network of other libraries, whose weights are refused.
     """
 
     minimum = 8
@@ -52,6 +53,8 @@ class ResNet(Network):
         block = Bottleneck if bottleneck else BasicBlock
         make = partial(block, shortcut=shortcut)
         require(stem in (3, 7), "stem", stem, "3 or 7")
+        if stem == 7:
+            self.aliases = {}  # the names of a network with a max-pool, which would fit and compute something else
         first = conv(channels, whole("width", width, 1), stem, 1 if stem == 3 else 2)
         self.conv1, self.bn1 = first, nn.BatchNorm2d(width)
         reached = width

@@ -35,7 +35,8 @@ def fit_state(model: nn.Module, state: Mapping[str, Any], source: str = "weights
         source: where the weights come from, for the message.
 
     Raises:
-        InputError: no mapping of tensors; missing or unexpected names, or wrong shapes, in one line.
+        InputError: no mapping of tensors; missing or unexpected names, wrong shapes, or whole numbers where weights are
+            floating, in one line.
 
     >>> net = nn.Linear(2, 2)
     >>> fit_state(net, {"state_dict": {"module.weight": torch.eye(2), "module.bias": torch.zeros(2)}})
@@ -99,10 +100,16 @@ def _faults(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[s
         for name, value in wanted.items()
         if name in given and given[name].shape != value.shape
     ]
+    kinds = [
+        f"{name} {str(given[name].dtype).removeprefix('torch.')}"
+        for name, value in wanted.items()
+        if name in given and value.is_floating_point() and not given[name].is_floating_point()
+    ]
     lists = {
         "missing": [name for name in wanted if name not in given],
         "unexpected": [name for name in given if name not in wanted],
         "wrong shape": shapes,
+        "not floating": kinds,
     }
     return [_listed(title, entries) for title, entries in lists.items() if entries]
 

@@ -34,7 +34,7 @@ from deconfound.recipes.resolve import read_spec
 from deconfound.recipes.schema import Recipe, differences, validated
 from deconfound.recipes.stages import FOLDER, Ground, Plan, completed, finished, foreseen, planned, uses_of
 from deconfound.recipes.stopping import Stopped, stop_requests
-from deconfound.recipes.validation import validator
+from deconfound.recipes.validation import check_selection, validator
 from deconfound.records import TrainingRecord
 from deconfound.store import CheckpointFile, JsonLines, RunFolder, write_text, write_weights
 from deconfound.store.journal import TensorBoardMirror
@@ -173,6 +173,7 @@ class _Task:
         check_shares(recipe.batch_size, fabric.world_size)
         with seeded(recipe.seed):  # initial weights
             self.model = build_model(recipe, len(self.class_names), self.shape)
+        check_selection(recipe, self.model)
         self.augmentation = build_augmentation(**recipe.augmentation.model_dump())
         self.augmentation(torch.zeros(1, *self.shape), Streams(0, [0]))  # what does not suit the images is refused here
         warn_of_radius(recipe)

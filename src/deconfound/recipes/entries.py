@@ -58,7 +58,8 @@ class Entry:
     ``stages`` names what must be trained before it, in this order, with the recipe that trains each unless the user
     says another; ``build`` then takes them as a third argument, by name. The model starts from the weights of the one
     named in ``begins_at``. ``places_awp`` says that ``build`` itself puts the recipe's weight perturbation where it
-    belongs; elsewhere it goes around the objective.
+    belongs; elsewhere it goes around the objective. ``views`` says that it draws the views of a network behind a
+    sampler afresh for every step, or only looks at their expectation; hosts say it for what is around them.
     """
 
     about: str
@@ -69,6 +70,7 @@ class Entry:
     stages: Mapping[str, str] = field(default_factory=dict)
     begins_at: str = ""
     places_awp: bool = False
+    views: bool = False
 
 
 def single_step(recipe: Recipe, make: Callable[..., Attack], kind: str, several: str) -> Attack:

@@ -12,6 +12,7 @@ from torch import nn
 
 from deconfound import models
 from deconfound.errors import InputError, meant, nearest, require
+from deconfound.models.external import PREFIXES
 from deconfound.recipes.ciiv import sampled_network
 from deconfound.recipes.hosts import under_noise
 from deconfound.recipes.schema import Recipe, validated
@@ -96,9 +97,9 @@ def check_foreign(name: str, weights: str | Path | None) -> None:
     """Say early what is wrong with a network given by name.
 
     Raises:
-        InputError: neither a run nor a known network, or one of ours without weights.
+        InputError: neither a run nor a known network, or one of ours or of another library without weights.
     """
-    if ":" in name:
+    if ":" in name and not name.startswith(PREFIXES):
         return
     if not is_network(name):
         if re.search(r"[/\\]|^[.~]", name):
@@ -116,15 +117,29 @@ def load_foreign(
 ) -> Loaded:
     """A network by name with a file of weights.
 
-    A network that comes trained from its own library needs no file.
+    What a function of the user's own returns may be trained already; it needs no file.
 
     Raises:
-        InputError: unknown name, weights that do not fit.
+        InputError: unknown name, weights that do not fit, or of a run whose network is more than this name says.
     """
     model = models.build(name, classes=classes, channels=shape[0], size=shape[1:], **options)
     if weights is not None:
-        models.fit_state(model, read_weights(weights)[0], str(weights))
+        tensors, metadata = read_weights(weights)
+        _check_plain(name, str(weights), metadata)
+        models.fit_state(model, tensors, str(weights))
     return Loaded(model=model.eval(), name=name, digest=digest_of(model))
+
+
+def _check_plain(name: str, weights: str, metadata: Mapping[str, Any]) -> None:
+    """Weights that say what network they are of: the one that is named, with nothing around it and no options."""
+    if "recipe" not in metadata:
+        return
+    recipe = validated(metadata["recipe"], weights)
+    more = (recipe.normalisation, recipe.sampler, recipe.model_options, under_noise(nn.Identity(), recipe))
+    plain = recipe.model == name and not any(more[:3]) and isinstance(more[3], nn.Identity)
+    around = f"this run of {recipe.recipe} has more to it than the name says"
+    rule = f"weights of {name} alone; {around}: deconfound evaluate {weights}"
+    require(plain, "weights", weights, rule)
 
 
 def digest_of(model: nn.Module) -> str:

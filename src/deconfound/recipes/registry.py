@@ -87,9 +87,14 @@ OBJECTIVES: Mapping[str, Entry] = {
         ciiv,
         adversarial=False,
         stochastic=True,
+        views=True,
     ),
     "ciiv-at": Entry(
-        "the same on adversarial images (Tang et al. 2021)", CiiVAdversarialSettings, ciiv_at, stochastic=True
+        "the same on adversarial images (Tang et al. 2021)",
+        CiiVAdversarialSettings,
+        ciiv_at,
+        stochastic=True,
+        views=True,
     ),
     "trades": Entry("clean cross entropy plus a KL to PGD images (Zhang et al. 2019)", TradesSettings, _trades),
     "mart": Entry("PGD-AT that attends to what is misclassified (Wang et al. 2020)", MartSettings, mart),
@@ -113,6 +118,7 @@ OBJECTIVES: Mapping[str, Entry] = {
         adversarial=False,
         stages={BASE: "cafe/base"},
         begins_at=BASE,
+        views=True,
     ),
     "cafe": Entry(
         "a host that fine-tunes, and causal inoculation (Kim et al. 2023)",
@@ -162,6 +168,12 @@ def is_stochastic(settings: ObjectiveSettings) -> bool:
     """Whether the network of such an objective predicts at random, as its host may say."""
     hosted = isinstance(settings, HostedSettings) and is_stochastic(settings.host)
     return hosted or entry_of(settings.name).stochastic
+
+
+def draws_views(settings: ObjectiveSettings) -> bool:
+    """Whether an objective trains a network behind a sampler; one of the user's own is trusted to."""
+    hosted = isinstance(settings, HostedSettings) and draws_views(settings.host)
+    return hosted or entry_of(settings.name).views or settings.name not in OBJECTIVES
 
 
 def objective_settings(value: Any) -> ObjectiveSettings:

@@ -22,7 +22,14 @@ from deconfound.core.threat import Norm, ThreatModel, parse_norm, parse_radius
 from deconfound.errors import InputError, nearest, require, unknown_name
 from deconfound.recipes.ciiv import SamplerSettings
 from deconfound.recipes.hosts import PerturbationSettings
-from deconfound.recipes.registry import OBJECTIVES, ObjectiveSettings, entry_of, objective_settings, stages_of
+from deconfound.recipes.registry import (
+    OBJECTIVES,
+    ObjectiveSettings,
+    draws_views,
+    entry_of,
+    objective_settings,
+    stages_of,
+)
 from deconfound.training.settings import LoopSettings, Settings
 
 _ABSENT = "(none)"
@@ -100,6 +107,14 @@ class Recipe(LoopSettings):
             fitting = ", ".join(sorted(name for name, entry in OBJECTIVES.items() if entry.adversarial))
             rule = f"none with {self.objective.name}, which has no adversarial example; awp goes around {fitting}"
             raise InputError("awp", self.awp.model_dump(), rule)
+        return self
+
+    @model_validator(mode="after")
+    def _views_are_drawn(self) -> Recipe:
+        if self.sampler is not None and not draws_views(self.objective):
+            fitting = ", ".join(sorted(name for name, entry in OBJECTIVES.items() if entry.views))
+            rule = f"none with {self.objective.name}, which would train on one and the same draw; {fitting} draw views"
+            raise InputError("sampler", self.sampler.model_dump(exclude_unset=True) or "a sampler", rule)
         return self
 
     @model_validator(mode="after")

@@ -116,7 +116,7 @@ def evaluate_target(
         index=index,
         threat=threat,
         provenance=Provenance(
-            **origin_facts(loaded, test, device), budget=judging.budget, notes=_notes(loaded, judging, options)
+            **origin_facts(loaded, test, device), budget=judging.budget, notes=_notes(loaded, judging, options, target)
         ),
         declared=of_run(target.target, loaded) if judging.suite == "adaptive" else (),
         sources=_sources(target, device),
@@ -266,9 +266,11 @@ def _default_path(target: Target, judging: Judging, threat: ThreatModel) -> Path
     return Path(target.target) / name
 
 
-def _notes(loaded: Loaded, judging: Judging, options: Mapping[str, Any]) -> tuple[str, ...]:
+def _notes(loaded: Loaded, judging: Judging, options: Mapping[str, Any], target: Target) -> tuple[str, ...]:
     said = ", ".join(f"{name} {value}" for name, value in options.items())
-    notes = (f"normalised inside the network: {said}",) if said else ()
+    notes: tuple[str, ...] = (f"normalised inside the network: {said}",) if said else ()
+    if loaded.recipe is None and target.weights is None:
+        notes = (*notes, f"weights as {target.target} returns them; no file was read into it")
     if judging.suite != "adaptive" or loaded.recipe is not None:
         return notes
     return (*notes, "bare weights: attacks that a training objective declares need its run and were left out")
