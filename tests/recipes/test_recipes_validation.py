@@ -20,9 +20,7 @@ def test_the_best_of_a_random_network_under_attack_is_refused(name, keep, refuse
     found = recipe(name, f"selection.keep={keep}")
     check_selection(found, tiny_net())
     if refused:
-        with pytest.raises(
-            InputError, match=r"^selection\.keep: got 'best'; expected last for a network"
-        ):
+        with pytest.raises(InputError, match=r"^selection\.keep: got 'best'; expected last for a network"):
             check_selection(found, Noisy(tiny_net()))
     else:
         check_selection(found, Noisy(tiny_net()))
