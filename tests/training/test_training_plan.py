@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deconfound.errors import InputError
-from deconfound.training.plan import epoch_plan, steps_per_epoch
+from deconfound.objectives import Standard
+from deconfound.training import LoopSettings, SelectionSettings, fit
+from deconfound.training.plan import check_batches, epoch_plan, steps_per_epoch
+from toys import ToySource, tiny_net
 
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(0, 60), st.integers(0, 2**62), st.integers(0, 999))
 
@@ -72,3 +75,25 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(batch_size, world):
     rule = rf"^batch_size: got {batch_size}; expected a multiple of the number of processes, {world}$"
     with pytest.raises(InputError, match=rule):
         epoch_plan(100, batch_size, 0, 0, rank=0, world=world)
+
+
+@pytest.mark.parametrize(("count", "batch_size", "world"), [(64, 1, 1), (64, 2, 2), (1, 16, 1), (2, 16, 2)])
+def test_a_single_image_is_no_batch_to_normalise_over(count, batch_size, world):
+    normed = {"model": tiny_net(), "h": tiny_net(norm=True)}
+    field, got = ("batch_size", batch_size) if batch_size <= count else ("data", f"'{count} training images'")
+    rule = f"at least {2 * world}, two images for each process, because BatchNorm in h normalises over them"
+    with pytest.raises(InputError, match=f"^{field}: got {got}; expected {rule}$"):
+        check_batches(normed, count, batch_size, world)
+    check_batches(normed, 64, 2 * world, world)
+    check_batches({"model": tiny_net()}, count, batch_size, world)
+    frozen = {"model": tiny_net(), "causal": tiny_net(norm=True).requires_grad_(False)}
+    check_batches(frozen, count, batch_size, world)  # in eval mode
+
+
+def test_the_loop_refuses_before_it_moves_anything():
+    settings = LoopSettings(epochs=1, batch_size=1, lr=0.1, selection=SelectionSettings(keep="last"))
+    model = tiny_net(norm=True)
+    with pytest.raises(InputError, match=r"^batch_size: got 1; expected at least 2"):
+        fit(Standard(model), ToySource(4), settings)
+    assert model[1].num_batches_tracked == 0
+    assert fit(Standard(tiny_net()), ToySource(4), settings).epochs_run == 1

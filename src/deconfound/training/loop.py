@@ -32,7 +32,7 @@ from deconfound.training.distributed import (
 )
 from deconfound.training.hooks import FitResult, Hooks
 from deconfound.training.optim import build_optimizer, multiplier, set_learning_rate
-from deconfound.training.plan import epoch_plan, steps_per_epoch
+from deconfound.training.plan import check_batches, epoch_plan, steps_per_epoch
 from deconfound.training.selection import copied, overfitting_warning
 from deconfound.training.settings import LoopSettings
 from deconfound.training.state import Meter, RunState
@@ -66,7 +66,7 @@ def fit(
         hooks: what to talk to.
 
     Raises:
-        InputError: a batch size that the processes cannot share evenly.
+        InputError: a batch size that the processes cannot share evenly, or a share of one image for BatchNorm.
         FloatingPointError: a loss or a weight is not finite; the message names it, epoch and step.
     """
     run = _Run(objective, source, settings, fabric or Fabric(accelerator="cpu", devices=1), hooks or Hooks())
@@ -81,6 +81,7 @@ class _Run:
     ) -> None:
         self.objective, self.source, self.settings, self.fabric, self.hooks = objective, source, settings, fabric, hooks
         players = objective.players()
+        check_batches(players, len(source), settings.batch_size, fabric.world_size)
         for player in players.values():
             _prepare(player, settings, fabric)
         same_everywhere(fabric, players.values())
