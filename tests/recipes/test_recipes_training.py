@@ -228,6 +228,21 @@ def test_divergence_says_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("recipe", "changes", "line"),
+    [
+        ("amr-gmm", {}, r"averaging.name: got 'ema'; .* is h, g$"),
+        ("causaladv-m", {}, r"averaging.name: got 'ema'; .* is model, style$"),
+        ("cafe/adv", {"stages.amr.averaging.name": "ema", "averaging.name": "none"}, r"stages.amr: averaging.name: "),
+    ],
+)
+def test_averaging_that_would_not_average_what_is_trained_is_refused(recipe, changes, line, tmp_path):
+    small = {"model": "small", "averaging.name": "ema"}
+    with pytest.raises(InputError, match=f"^{line}"):
+        train(recipe, out=tmp_path / "run", changes=small | changes)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("recipe", "changes", "field", "player"),
     [
         ("standard", {"batch_size": 1, "model": "vgg16"}, "batch_size", "model"),

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from deconfound.errors import InputError
 from deconfound.objectives import Standard
-from deconfound.training import LoopSettings, SelectionSettings, fit
-from deconfound.training.plan import check_batches, epoch_plan, steps_per_epoch
-from toys import ToySource, tiny_net
+from deconfound.training import AveragingSettings, LoopSettings, SelectionSettings, fit
+from deconfound.training.checks import check_averaging, check_batches
+from deconfound.training.plan import epoch_plan, steps_per_epoch
+from toys import Game, ToySource, tiny_net
 
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(0, 60), st.integers(0, 2**62), st.integers(0, 999))
 
@@ -97,3 +98,24 @@ def test_the_loop_refuses_before_it_moves_anything():
         fit(Standard(model), ToySource(4), settings)
     assert model[1].num_batches_tracked == 0
     assert fit(Standard(tiny_net()), ToySource(4), settings).epochs_run == 1
+
+
+@pytest.mark.parametrize("name", ["ema", "swa"])
+def test_averaging_of_anything_but_the_model_alone_is_refused(name):
+    """Of AMR-GMM the frozen network would be averaged, of a game one side."""
+    averaging, frozen = AveragingSettings(name=name), tiny_net().requires_grad_(False)
+    for players, trained in [
+        ({"model": frozen, "h": tiny_net(), "g": tiny_net()}, "h, g"),
+        ({"model": tiny_net(), "style": tiny_net()}, "model, style"),
+        ({"model": frozen}, "nothing"),
+    ]:
+        rule = f"none, because the model alone is averaged, and what is trained here is {trained}"
+        with pytest.raises(InputError, match=f"^averaging.name: got '{name}'; expected {rule}$"):
+            check_averaging(averaging, players)
+        check_averaging(AveragingSettings(), players)
+    check_averaging(averaging, {"model": tiny_net(), "causal": frozen})
+    settings = LoopSettings(
+        epochs=1, batch_size=4, lr=0.1, averaging=averaging, selection=SelectionSettings(keep="last")
+    )
+    with pytest.raises(InputError, match=r"^averaging\.name: .* is model, critic$"):
+        fit(Game(tiny_net(), tiny_net()), ToySource(8), settings)

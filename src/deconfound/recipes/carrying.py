@@ -40,7 +40,8 @@ from deconfound.store import CheckpointFile, JsonLines, RunFolder, write_text, w
 from deconfound.store.journal import TensorBoardMirror
 from deconfound.store.weights import digest_tensors
 from deconfound.training import FitResult, Hooks, fit
-from deconfound.training.plan import check_batches, check_shares
+from deconfound.training.checks import check_training
+from deconfound.training.plan import check_shares
 
 States = Mapping[str, Mapping[str, Tensor]]
 _logger = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ class _Task:
         warn_of_radius(recipe)
         self.plans = plans
         self.build_on(foreseen(plans, ground, ready, fabric.world_size))
-        check_batches(self.objective.players(), len(self.source), recipe.batch_size, fabric.world_size)
+        check_training(self.objective.players(), recipe, len(self.source), fabric.world_size)
         count, new = len(ground.source), {name: one for name, one in self.stages.items() if name not in ready}
         own = recipe_cautions(recipe)
         for line in (*own, *stage_cautions(recipe, new, count)):  # of others, who made them said so

@@ -17,7 +17,7 @@ from deconfound.recipes.registry import entry_of, stages_of
 from deconfound.recipes.resolve import merged, read_spec, resolve
 from deconfound.recipes.schema import Recipe
 from deconfound.records import StageUse
-from deconfound.training.plan import check_batches
+from deconfound.training.checks import check_training
 
 FOLDER = "stages"
 _logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def foreseen(plans: Iterable[Plan], ground: Ground, ready: Mapping[str, Stage], 
 
     Raises:
         InputError: a given run that does not exist, is not finished, saw other data or classes, or was itself built on
-            another stage than the one beside it; batches that a stage cannot be trained in.
+            another stage than the one beside it; batches or averaging that do not suit a stage.
     """
     found: dict[str, Stage] = {}
     for plan in plans:
@@ -127,13 +127,13 @@ def foreseen(plans: Iterable[Plan], ground: Ground, ready: Mapping[str, Stage], 
             _say_if_odd(plan, found[plan.name].recipe)
         else:
             found[plan.name] = stage = untrained(plan.recipe, len(ground.class_names), ground.shape, found)
-            _check_batches(plan.name, stage, len(ground.source), world)
+            _check_training(plan.name, stage, len(ground.source), world)
     return found
 
 
-def _check_batches(name: str, stage: Stage, count: int, world: int) -> None:
+def _check_training(name: str, stage: Stage, count: int, world: int) -> None:
     try:
-        check_batches(stage.players, count, stage.recipe.batch_size, world)
+        check_training(stage.players, stage.recipe, count, world)
     except InputError as error:
         raise InputError(f"stages.{name}: {error.field}", error.value, error.rule) from None
 

@@ -21,6 +21,7 @@ from deconfound.core.types import Batch, Loss, Progress, Step
 from deconfound.errors import InputError
 from deconfound.functional.hashing import name_key
 from deconfound.training.averaging import WeightAverage
+from deconfound.training.checks import check_training, is_trained
 from deconfound.training.compiling import compiled
 from deconfound.training.distributed import (
     agreed,
@@ -32,7 +33,7 @@ from deconfound.training.distributed import (
 )
 from deconfound.training.hooks import FitResult, Hooks
 from deconfound.training.optim import build_optimizer, multiplier, set_learning_rate
-from deconfound.training.plan import check_batches, epoch_plan, steps_per_epoch
+from deconfound.training.plan import epoch_plan, steps_per_epoch
 from deconfound.training.selection import copied, overfitting_warning
 from deconfound.training.settings import LoopSettings
 from deconfound.training.state import Meter, RunState
@@ -66,7 +67,8 @@ def fit(
         hooks: what to talk to.
 
     Raises:
-        InputError: a batch size that the processes cannot share evenly, or a share of one image for BatchNorm.
+        InputError: a batch size that the processes cannot share evenly, or a share of one image for BatchNorm;
+            averaging where the model is not the one player that is trained.
         FloatingPointError: a loss or a weight is not finite; the message names it, epoch and step.
     """
     run = _Run(objective, source, settings, fabric or Fabric(accelerator="cpu", devices=1), hooks or Hooks())
@@ -81,14 +83,14 @@ class _Run:
     ) -> None:
         self.objective, self.source, self.settings, self.fabric, self.hooks = objective, source, settings, fabric, hooks
         players = objective.players()
-        check_batches(players, len(source), settings.batch_size, fabric.world_size)
+        check_training(players, settings, len(source), fabric.world_size)
         for player in players.values():
             _prepare(player, settings, fabric)
         same_everywhere(fabric, players.values())
         optimizers = {
             name: build_optimizer(settings.players.get(name, settings.optimizer), player.parameters(), settings.lr)
             for name, player in players.items()
-            if any(parameter.requires_grad for parameter in player.parameters())
+            if is_trained(player)
         }
         average = None
         if settings.averaging.name != "none":
