@@ -56,6 +56,8 @@ class AveragingSettings(Settings):
     """Averages of the model's weights: exponential per step (``ema``), or over epoch ends after ``start`` (``swa``).
 
     ``decay`` is that of late steps: t steps in, it is at most (1 + t) / (10 + t). ``start`` is a share of training.
+    BatchNorm statistics of the average are estimated at each epoch's end on training images as the objective sees them,
+    2048 or an epoch. The model has to be the one player that is trained.
     """
 
     name: Literal["none", "ema", "swa"] = "none"
