@@ -12,12 +12,14 @@ from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Batch, Progress
 from deconfound.errors import InputError
-from deconfound.functional.consistency import consistency
+from deconfound.functional.consistency import consistency, pooled
 from deconfound.functional.mixing import mix
 from deconfound.models.ciiv import CiiV
 from deconfound.models.ciiv_surrogates import SampledSurrogate
 from deconfound.models.sampler import Sampling
+from deconfound.objectives.cafe import Inoculated
 from deconfound.objectives.ciiv import CiiVAdversarialTraining, CiiVTraining, ViewLoss
+from inoculated import ATTACK, INVERSION, reference
 from toys import SplitNet, ToySource, tiny_net
 
 BEGIN = Progress(epoch=0, epochs=110)
@@ -122,6 +124,36 @@ class TestMixup:
         expected = (weight * torch.stack(each) + (1 - weight) * torch.stack(other)).mean()
         torch.testing.assert_close(found.total, expected)
         assert (mixed != batch.images).any()
+
+    def test_logits_of_mixed_images_are_not_handed_on(self, batch, streams):
+        """They are of no one label, and not those of the adversarial images; the accuracy counts both labels."""
+        found = ViewLoss(mixup=0.7)(model := Fixed(), batch.images, batch.labels, BEGIN, streams)
+        assert found.logits is None
+        assert found.adversarial is None
+        mixed, partner, weight = mix(batch.images, streams.fold("mixup"), 0.7)
+        _, logits, exposure = model.views(mixed, streams)
+        predicted = pooled(logits, exposure).argmax(dim=1)
+        soft = weight[:, None] * F.one_hot(batch.labels, 4) + (1 - weight)[:, None] * F.one_hot(
+            batch.labels[partner], 4
+        )
+        expected = soft[range(12), predicted].mean()
+        torch.testing.assert_close(found.parts["accuracy"], expected)
+        assert expected != (predicted == batch.labels).float().mean()
+
+    @pytest.mark.parametrize("mixup", [0.0, 1.0])
+    def test_inoculation_of_a_host_that_mixes_looks_at_the_adversarial_images(self, streams, batch, mixup):
+        """The causal KL has the model's prediction for x~ by the numbers of the host's own views, not for a mixture."""
+        host = CiiVAdversarialTraining(network(loops=2), ATTACK, loss=ViewLoss(mixup=mixup))
+        objective = Inoculated(host, reference(), INVERSION)
+        (step,) = objective.steps(batch, BEGIN, streams)
+        found = step.loss()
+        seen = []
+        for images in (step.adversarial, objective.invert(batch.images, batch.labels, step.adversarial, streams)):
+            _, logits, exposure = host.model.views(images, streams.fold("views"))
+            seen.append(pooled(logits, exposure).log_softmax(dim=1))
+        expected = (seen[0].exp() * (seen[0] - seen[1])).sum(dim=1).mean()
+        torch.testing.assert_close(found.parts["causal_kl"], expected.detach())
+        assert expected > 0
 
     def test_with_a_network(self, batch, streams):
         objective = CiiVTraining(network(), ViewLoss(mixup=1.0))

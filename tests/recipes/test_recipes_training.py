@@ -225,3 +225,33 @@ def test_data_that_cannot_be_trained_on(tmp_path, monkeypatch):
 def test_divergence_says_what_to_do(tmp_path):
     with pytest.raises(FloatingPointError, match=r"training diverged: .*lower lr"):
         train("standard", out=tmp_path / "run", changes={"epochs": 1, "lr": 1e30})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "line"),
+    [
+        ("amr-gmm", {}, r"averaging.name: got 'ema'; .* is h, g$"),
+        ("causaladv-m", {}, r"averaging.name: got 'ema'; .* is model, style$"),
+        ("cafe/adv", {"stages.amr.averaging.name": "ema", "averaging.name": "none"}, r"stages.amr: averaging.name: "),
+    ],
+)
+def test_averaging_that_would_not_average_what_is_trained_is_refused(recipe, changes, line, tmp_path):
+    small = {"model": "small", "averaging.name": "ema"}
+    with pytest.raises(InputError, match=f"^{line}"):
+        train(recipe, out=tmp_path / "run", changes=small | changes)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "field", "player"),
+    [
+        ("standard", {"batch_size": 1, "model": "vgg16"}, "batch_size", "model"),
+        ("amr-gmm", {"batch_size": 1, "model": "mlp", "stages.base.batch_size": 16}, "batch_size", "h"),
+        ("amr-gmm", {"model": "vgg16", "stages.base.batch_size": 1}, "stages.base: batch_size", "model"),
+    ],
+)
+def test_a_batch_of_one_for_batchnorm_is_refused_before_a_folder_is_made(recipe, changes, field, player, tmp_path):
+    rule = rf"^{field}: got 1; expected at least 2, two images for each process, because BatchNorm in {player} "
+    with pytest.raises(InputError, match=rule):
+        train(recipe, out=tmp_path / "run", changes=changes)
+    assert not any(tmp_path.iterdir())

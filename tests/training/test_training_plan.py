@@ -8,7 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deconfound.errors import InputError
+from deconfound.objectives import Standard
+from deconfound.training import AveragingSettings, LoopSettings, SelectionSettings, fit
+from deconfound.training.checks import check_averaging, check_batches
 from deconfound.training.plan import epoch_plan, steps_per_epoch
+from toys import Game, ToySource, tiny_net
 
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(0, 60), st.integers(0, 2**62), st.integers(0, 999))
 
@@ -72,3 +76,46 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(batch_size, world):
     rule = rf"^batch_size: got {batch_size}; expected a multiple of the number of processes, {world}$"
     with pytest.raises(InputError, match=rule):
         epoch_plan(100, batch_size, 0, 0, rank=0, world=world)
+
+
+@pytest.mark.parametrize(("count", "batch_size", "world"), [(64, 1, 1), (64, 2, 2), (1, 16, 1), (2, 16, 2)])
+def test_a_single_image_is_no_batch_to_normalise_over(count, batch_size, world):
+    normed = {"model": tiny_net(), "h": tiny_net(norm=True)}
+    field, got = ("batch_size", batch_size) if batch_size <= count else ("data", f"'{count} training images'")
+    rule = f"at least {2 * world}, two images for each process, because BatchNorm in h normalises over them"
+    with pytest.raises(InputError, match=f"^{field}: got {got}; expected {rule}$"):
+        check_batches(normed, count, batch_size, world)
+    check_batches(normed, 64, 2 * world, world)
+    check_batches({"model": tiny_net()}, count, batch_size, world)
+    frozen = {"model": tiny_net(), "causal": tiny_net(norm=True).requires_grad_(False)}
+    check_batches(frozen, count, batch_size, world)  # in eval mode
+
+
+def test_the_loop_refuses_before_it_moves_anything():
+    settings = LoopSettings(epochs=1, batch_size=1, lr=0.1, selection=SelectionSettings(keep="last"))
+    model = tiny_net(norm=True)
+    with pytest.raises(InputError, match=r"^batch_size: got 1; expected at least 2"):
+        fit(Standard(model), ToySource(4), settings)
+    assert model[1].num_batches_tracked == 0
+    assert fit(Standard(tiny_net()), ToySource(4), settings).epochs_run == 1
+
+
+@pytest.mark.parametrize("name", ["ema", "swa"])
+def test_averaging_of_anything_but_the_model_alone_is_refused(name):
+    """Of AMR-GMM the frozen network would be averaged, of a game one side."""
+    averaging, frozen = AveragingSettings(name=name), tiny_net().requires_grad_(False)
+    for players, trained in [
+        ({"model": frozen, "h": tiny_net(), "g": tiny_net()}, "h, g"),
+        ({"model": tiny_net(), "style": tiny_net()}, "model, style"),
+        ({"model": frozen}, "nothing"),
+    ]:
+        rule = f"none, because the model alone is averaged, and what is trained here is {trained}"
+        with pytest.raises(InputError, match=f"^averaging.name: got '{name}'; expected {rule}$"):
+            check_averaging(averaging, players)
+        check_averaging(AveragingSettings(), players)
+    check_averaging(averaging, {"model": tiny_net(), "causal": frozen})
+    settings = LoopSettings(
+        epochs=1, batch_size=4, lr=0.1, averaging=averaging, selection=SelectionSettings(keep="last")
+    )
+    with pytest.raises(InputError, match=r"^averaging\.name: .* is model, critic$"):
+        fit(Game(tiny_net(), tiny_net()), ToySource(8), settings)

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from torch import nn
 
 from deconfound.core.types import Loss, Progress
-from deconfound.training import AveragingSettings, LoopSettings, OptimizerSettings, ScheduleSettings, fit
+from deconfound.training import AveragingSettings, Hooks, LoopSettings, OptimizerSettings, ScheduleSettings, fit
 from deconfound.training import SelectionSettings as Selection
-from deconfound.training.averaging import WeightAverage
+from deconfound.training.averaging import NEVER, WeightAverage
 from deconfound.training.optim import build_optimizer, multiplier, set_learning_rate
 from toys import PlainCE, ToySource, tiny_net
 
@@ -123,19 +123,42 @@ VALUES = [3.0, -1.0, 4.0, 1.0, -5.0, 9.0]
 
 
 def test_ema_is_the_exponential_mean_from_the_first_step_on():
-    """d^(t-1) w_1 + (1 - d) sum over i of d^(t-i) w_i, i = 2..t; buffers likewise; epochs do not count."""
-    net, decay = Path(), 0.7
+    """Sum over i of w_i (1 - d_i) prod of the later d_j, d_1 = 0, d_t = min(d, t / (t + 9)); epochs do not count."""
+    net, decay = Path(), 0.3
     average = WeightAverage(AveragingSettings(name="ema", decay=decay), net)
     assert not average.ready()
     for t, value in enumerate(VALUES, 1):
         average.after_step(net.go(value))
         average.after_epoch(net, Progress(epoch=t, epochs=6))
-        later = sum(decay ** (t - i) * VALUES[i - 1] for i in range(2, t + 1))
-        expected = decay ** (t - 1) * VALUES[0] + (1 - decay) * later
+        factors = [0.0, *(min(decay, i / (i + 9)) for i in range(2, t + 1))]  # 2/11, 3/12, then 0.3
+        shares = [(1 - factors[i]) * math.prod(factors[i + 1 :]) for i in range(t)]
+        assert sum(shares) == pytest.approx(1)
+        expected = sum(share * value for share, value in zip(shares, VALUES, strict=False))
         assert average.model.weight.tolist() == pytest.approx([expected] * 2)
         assert average.model.mean.tolist() == pytest.approx([-expected] * 2)
     assert average.ready()
     assert net.weight.tolist() == [VALUES[-1]] * 2  # the trained network itself is left alone
+
+
+def test_a_short_ema_forgets_its_first_step():
+    """Of the first of a hundred steps a decay of 0.999 would keep nine tenths."""
+    net = Path()
+    average = WeightAverage(AveragingSettings(name="ema", decay=0.999), net)
+    for value in [1.0] + [0.0] * 99:
+        average.after_step(net.go(value))
+    kept = math.prod(i / (i + 9) for i in range(2, 101))
+    assert average.model.weight.tolist() == pytest.approx([kept] * 2)
+    assert kept < 1e-6
+
+
+def test_an_average_that_never_began_is_said():
+    """Patience ends training before SWA begins."""
+    chosen = LoopSettings(
+        epochs=10, batch_size=64, lr=0.1, averaging=AveragingSettings(name="swa"), selection=Selection(patience=1)
+    )
+    result = fit(PlainCE(tiny_net()), ToySource(), chosen, hooks=Hooks(validate=lambda _: {"validation_clean": 0.5}))
+    assert result.epochs_run == 2
+    assert result.warnings == (NEVER,)
 
 
 def test_swa_is_the_plain_mean_of_the_epochs_after_its_start():
@@ -223,6 +246,7 @@ BASE = {"epochs": 1, "batch_size": 1, "lr": 0.1}
         {"schedule": {"peak": 1}},
         {"averaging": {"decay": 1}},
         {"averaging": {"start": 1.1}},
+        {"averaging": {"start": 1.0}},  # no epoch ends after it
         {"selection": {"size": 0}},
         {"selection": {"size": 0, "keep": "last", "patience": 2}},
         {"selection": {"patience": 0}},

@@ -62,6 +62,25 @@ def mix(images: Tensor, streams: Draws, alpha: float) -> tuple[Tensor, Tensor, T
     return own * images + (1 - own) * images[partner], partner, weight
 
 
+def mixed_accuracy(logits: Tensor, own: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+    """Mean weight that the predicted class has in the mixture: w [argmax = y] + (1 - w) [argmax = y'].
+
+    Args:
+        logits: of the mixed images, (B, K).
+        own: labels y of the images themselves, (B,) int64.
+        other: labels y' of their partners, (B,) int64.
+        weight: of one's own, (B,) in [0, 1].
+
+    Returns:
+        A scalar in [0, 1] without a gradient.
+
+    >>> mixed_accuracy(torch.eye(2), torch.tensor([0, 0]), torch.tensor([1, 1]), torch.tensor([0.75, 0.5])).item()
+    0.625
+    """
+    predicted = logits.detach().argmax(dim=1)
+    return (weight * (predicted == own) + (1 - weight) * (predicted == other)).mean()
+
+
 def check_alpha(alpha: float) -> None:
     """Beta(alpha, alpha) needs an alpha above 0.
 

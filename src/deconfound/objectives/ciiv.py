@@ -18,7 +18,7 @@ from deconfound.core.types import Batch, DeclaredAttack, Loss, Progress, Step
 from deconfound.errors import require
 from deconfound.functional.consistency import AGAINST, DISTANCES, Against, Distance, consistency, pooled
 from deconfound.functional.losses import cross_entropy
-from deconfound.functional.mixing import mix
+from deconfound.functional.mixing import mix, mixed_accuracy
 from deconfound.objectives.compose import composed_steps, warmed
 
 STAIRS = (25 / 110, 50 / 110, 75 / 110)
@@ -39,7 +39,8 @@ class ViewLoss:
         distance: ``smooth_l1`` or ``l2``.
         against: ``others`` compares a view with the mean of the others (v2), ``all`` with that of all (v1).
         mixup: alpha of mixup on the images before they are sampled, whose views then answer for both labels; 0 for
-            none.
+            none. Logits of mixed images are not handed on, since they are of no one label and not of the images
+            given; the part ``accuracy`` is the weight that the predicted class has in the mixture.
 
     Raises:
         InputError: a setting out of range.
@@ -93,6 +94,9 @@ class ViewLoss:
             total = total + factor * apart
             parts |= {"consistency": apart.detach(), "consistency_weight": apart.new_tensor(factor)}
         predicted = pooled(logits, exposure)
+        if partner is not None and weight is not None:
+            accuracy = mixed_accuracy(predicted, labels, labels[partner], weight)
+            return Loss(total, parts | {"accuracy": accuracy})
         return Loss(total, parts, predicted.detach(), predicted)
 
 

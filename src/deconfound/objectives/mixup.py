@@ -9,7 +9,7 @@ from torch import nn
 from deconfound.core.streams import Streams
 from deconfound.core.types import Batch, DeclaredAttack, Loss, Progress, Step
 from deconfound.functional.losses import cross_entropy
-from deconfound.functional.mixing import check_alpha, mix
+from deconfound.functional.mixing import check_alpha, mix, mixed_accuracy
 
 
 class Mixup:
@@ -42,9 +42,8 @@ class Mixup:
         mixed, partner, weight = mix(batch.images, streams.fold("mixup"), self.alpha)
         logits, own, other = self.model(mixed), batch.labels, batch.labels[partner]
         total = (weight * cross_entropy(logits, own) + (1 - weight) * cross_entropy(logits, other)).mean()
-        predicted = logits.detach().argmax(dim=1)
-        hit = weight * (predicted == own) + (1 - weight) * (predicted == other)
-        return Loss(total, {"mixed_cross_entropy": total.detach(), "accuracy": hit.mean()})
+        accuracy = mixed_accuracy(logits, own, other, weight)
+        return Loss(total, {"mixed_cross_entropy": total.detach(), "accuracy": accuracy})
 
     def declared_attacks(self) -> tuple[DeclaredAttack, ...]:
         """None: the model is an ordinary deterministic classifier."""

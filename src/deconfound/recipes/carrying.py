@@ -40,6 +40,7 @@ from deconfound.store import CheckpointFile, JsonLines, RunFolder, write_text, w
 from deconfound.store.journal import TensorBoardMirror
 from deconfound.store.weights import digest_tensors
 from deconfound.training import FitResult, Hooks, fit
+from deconfound.training.checks import check_training
 from deconfound.training.plan import check_shares
 
 States = Mapping[str, Mapping[str, Tensor]]
@@ -178,7 +179,8 @@ class _Task:
         self.augmentation(torch.zeros(1, *self.shape), Streams(0, [0]))  # what does not suit the images is refused here
         warn_of_radius(recipe)
         self.plans = plans
-        self.build_on(foreseen(plans, ground, ready))
+        self.build_on(foreseen(plans, ground, ready, fabric.world_size))
+        check_training(self.objective.players(), recipe, len(self.source), fabric.world_size)
         count, new = len(ground.source), {name: one for name, one in self.stages.items() if name not in ready}
         own = recipe_cautions(recipe)
         for line in (*own, *stage_cautions(recipe, new, count)):  # of others, who made them said so

@@ -17,6 +17,7 @@ from deconfound.recipes.registry import entry_of, stages_of
 from deconfound.recipes.resolve import merged, read_spec, resolve
 from deconfound.recipes.schema import Recipe
 from deconfound.records import StageUse
+from deconfound.training.checks import check_training
 
 FOLDER = "stages"
 _logger = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def _resolved(name: str, how: Mapping[str, Any], recipe: Recipe, earlier: Mappin
         raise InputError(f"stages.{name}: {error.field}", error.value, error.rule) from None
 
 
-def foreseen(plans: Iterable[Plan], ground: Ground, ready: Mapping[str, Stage]) -> dict[str, Stage]:
+def foreseen(plans: Iterable[Plan], ground: Ground, ready: Mapping[str, Stage], world: int = 1) -> dict[str, Stage]:
     """The stages before anything is trained: those that are ready or given, and networks still to be trained.
 
     What is wrong with a given run or a setting shows here.
@@ -111,10 +112,11 @@ def foreseen(plans: Iterable[Plan], ground: Ground, ready: Mapping[str, Stage]) 
         plans: in order.
         ground: what they share.
         ready: stages that are finished already.
+        world: processes that train.
 
     Raises:
         InputError: a given run that does not exist, is not finished, saw other data or classes, or was itself built on
-            another stage than the one beside it.
+            another stage than the one beside it; batches or averaging that do not suit a stage.
     """
     found: dict[str, Stage] = {}
     for plan in plans:
@@ -124,8 +126,16 @@ def foreseen(plans: Iterable[Plan], ground: Ground, ready: Mapping[str, Stage]) 
             found[plan.name] = finished(plan.given, f"stages.{plan.name}", ground, found)
             _say_if_odd(plan, found[plan.name].recipe)
         else:
-            found[plan.name] = untrained(plan.recipe, len(ground.class_names), ground.shape, found)
+            found[plan.name] = stage = untrained(plan.recipe, len(ground.class_names), ground.shape, found)
+            _check_training(plan.name, stage, len(ground.source), world)
     return found
+
+
+def _check_training(name: str, stage: Stage, count: int, world: int) -> None:
+    try:
+        check_training(stage.players, stage.recipe, count, world)
+    except InputError as error:
+        raise InputError(f"stages.{name}: {error.field}", error.value, error.rule) from None
 
 
 def _say_if_odd(plan: Plan, recipe: Recipe) -> None:

@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from deconfound.core.types import Progress
 from deconfound.training.settings import AveragingSettings
 
+Averaged = tuple[Tensor, ...] | list[Tensor]
+
+NEVER = "averaging has not begun: no epoch ended after averaging.start, so the weights kept are no average"
+"""What the record of a run says whose average is of nothing."""
+
+
+def decay_at(decay: float, taken: int) -> float:
+    """d_t = min(d, (1 + t) / (10 + t)), t the steps in the average so far.
+
+    A constant d of 0.999 holds 0.999^t of the first step's weights, after a hundred steps nine tenths of them; this
+    one forgets them as 1 / t^9 at first.
+
+    Source: TensorFlow's ``tf.train.ExponentialMovingAverage`` with ``num_updates``.
+
+    >>> [round(decay_at(0.999, t), 3) for t in (1, 10, 100, 10000)]
+    [0.182, 0.55, 0.918, 0.999]
+    """
+    return min(decay, (1 + taken) / (10 + taken))
+
 
 class WeightAverage:
     """An average of a model's weights and buffers over training.
 
-    EMA after each step: w_avg <- d w_avg + (1 - d) w. SWA at each epoch end after ``start``: the plain mean.
-    BatchNorm statistics are averaged with the weights, so no extra pass over the data is needed.
+    EMA after each step: w_avg <- d_t w_avg + (1 - d_t) w, d_t as in ``decay_at``. SWA: the plain mean over epoch ends
+    after ``start``. The mean of BatchNorm statistics is not what the mean network needs: before it is looked at, the
+    loop estimates them anew, see ``training.statistics``.
     """
 
     def __init__(self, settings: AveragingSettings, model: nn.Module) -> None:
         self.settings = settings
-        function = get_ema_multi_avg_fn(settings.decay) if settings.name == "ema" else None
+        function = self._ema if settings.name == "ema" else None
         self._average = AveragedModel(model, multi_avg_fn=function, use_buffers=True)
 
     @property
@@ -35,6 +57,10 @@ class WeightAverage:
         """Called after each epoch."""
         if self.settings.name == "swa" and (progress.epoch + 1) / progress.epochs > self.settings.start:
             self._average.update_parameters(model)
+
+    def _ema(self, average: Averaged, current: Averaged, taken: Tensor | int) -> None:
+        update: Callable[..., None] = get_ema_multi_avg_fn(decay_at(self.settings.decay, int(taken)))
+        update(average, current, taken)
 
     def ready(self) -> bool:
         """Whether anything has been averaged yet."""

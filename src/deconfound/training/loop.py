@@ -20,7 +20,8 @@ from deconfound.core.streams import Streams
 from deconfound.core.types import Batch, Loss, Progress, Step
 from deconfound.errors import InputError
 from deconfound.functional.hashing import name_key
-from deconfound.training.averaging import WeightAverage
+from deconfound.training.averaging import NEVER, WeightAverage
+from deconfound.training.checks import check_training, is_trained
 from deconfound.training.compiling import compiled
 from deconfound.training.distributed import (
     agreed,
@@ -36,6 +37,7 @@ from deconfound.training.plan import epoch_plan, steps_per_epoch
 from deconfound.training.selection import copied, overfitting_warning
 from deconfound.training.settings import LoopSettings
 from deconfound.training.state import Meter, RunState
+from deconfound.training.statistics import batches_for, forget, normalisers, standing_in
 
 # Several processes agree on stopping and saving only so often: agreeing costs a message and a wait.
 AGREE_EVERY = 8
@@ -66,7 +68,8 @@ def fit(
         hooks: what to talk to.
 
     Raises:
-        InputError: a batch size that the processes cannot share evenly.
+        InputError: a batch size that the processes cannot share evenly, or a share of one image for BatchNorm;
+            averaging where the model is not the one player that is trained.
         FloatingPointError: a loss or a weight is not finite; the message names it, epoch and step.
     """
     run = _Run(objective, source, settings, fabric or Fabric(accelerator="cpu", devices=1), hooks or Hooks())
@@ -81,13 +84,14 @@ class _Run:
     ) -> None:
         self.objective, self.source, self.settings, self.fabric, self.hooks = objective, source, settings, fabric, hooks
         players = objective.players()
+        check_training(players, settings, len(source), fabric.world_size)
         for player in players.values():
             _prepare(player, settings, fabric)
         same_everywhere(fabric, players.values())
         optimizers = {
             name: build_optimizer(settings.players.get(name, settings.optimizer), player.parameters(), settings.lr)
             for name, player in players.items()
-            if any(parameter.requires_grad for parameter in player.parameters())
+            if is_trained(player)
         }
         average = None
         if settings.averaging.name != "none":
@@ -122,8 +126,7 @@ class _Run:
 
     def _epoch(self) -> bool:
         state, settings = self.state, self.settings
-        rank, world = self.fabric.global_rank, self.fabric.world_size
-        plan = epoch_plan(len(self.source), settings.batch_size, settings.seed, state.epoch, rank=rank, world=world)
+        world, plan = self.fabric.world_size, self._plan()
         for player in state.players.values():
             player.train()
         for batch in self.source.batches(plan[state.step :], self.fabric.device):
@@ -141,14 +144,17 @@ class _Run:
                 self._save()
         return False
 
-    def _batch(self, batch: Batch, progress: Progress) -> None:
+    def _begin(self, batch: Batch, progress: Progress, *purpose: str) -> tuple[Batch, Iterator[Step]]:
         settings = self.settings
         key = name_key("step", settings.seed, progress.epoch, progress.step, self.fabric.global_rank)
         torch.manual_seed(key)  # for layers that draw from the global state, such as dropout
-        streams = Streams(settings.seed, batch.index).fold("epoch", progress.epoch)
+        streams = Streams(settings.seed, batch.index).fold("epoch", progress.epoch, *purpose)
         batch = self._augmented(batch, streams)
-        rate = settings.lr * multiplier(settings.schedule, progress)
-        steps = iter(self.objective.steps(batch, progress, streams.fold("objective")))
+        return batch, iter(self.objective.steps(batch, progress, streams.fold("objective")))
+
+    def _batch(self, batch: Batch, progress: Progress) -> None:
+        rate = self.settings.lr * multiplier(self.settings.schedule, progress)
+        batch, steps = self._begin(batch, progress)
         while (step := self._next(steps)) is not None:
             self._step(step, batch, rate)
         # What is not trained is equal already, and a mean over processes could round it.
@@ -193,7 +199,9 @@ class _Run:
         if state.average:
             state.average.after_epoch(state.players["model"], progress)
         row = {"epoch": float(state.epoch), "lr": settings.lr * multiplier(settings.schedule, progress)}
-        row |= self._means() | self._validated(progress)
+        row |= self._means()
+        self._normalise_average()
+        row |= self._validated(progress)
         state.history.append(row)
         warning = overfitting_warning(state.history)
         if warning and not state.warnings:
@@ -204,8 +212,34 @@ class _Run:
             state.best.offer(state.epoch, score, state.kept())
         self._write_down(row)
         state.finished = state.epoch + 1 >= settings.epochs or state.best.exhausted(settings.selection, state.epoch)
+        if state.finished and state.average and not state.average.ready():  # patience ended it before
+            state.warnings.append(NEVER)
+            self._message(NEVER)
         self._keep()
         state.epoch, state.step, state.meter = state.epoch + 1, 0, Meter()
+
+    def _normalise_average(self) -> None:
+        """BatchNorm statistics of the average, from the images and passes by which the objective would train it."""
+        state, settings, model = self.state, self.settings, self.state.players["model"]
+        if state.average is None or not state.average.ready() or not normalisers(model):
+            return
+        plan = self._plan()[: batches_for(settings.batch_size)]
+        with standing_in(model, state.average.model):
+            # The first batch comes twice: attacks on it look through statistics, which are its own the second time.
+            for step, batch in enumerate(self.source.batches([plan[0], *plan], self.fabric.device)):
+                if step <= 1:
+                    forget(model)
+                place = Progress(epoch=state.epoch, epochs=settings.epochs, step=max(step - 1, 0), steps=self.steps)
+                _, steps = self._begin(batch, place, "average")
+                while (one := self._next(steps)) is not None:
+                    with self.fabric.autocast():
+                        one.loss()  # outside its scope: at the average, not at weights perturbed from it
+                average_buffers(self.fabric, [model])
+
+    def _plan(self) -> list[Tensor]:
+        settings, fabric = self.settings, self.fabric
+        place = {"rank": fabric.global_rank, "world": fabric.world_size}
+        return epoch_plan(len(self.source), settings.batch_size, settings.seed, self.state.epoch, **place)
 
     def _keep(self) -> None:
         state, every = self.state, self.settings.keep_every

@@ -13,7 +13,7 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     """Full batches in an epoch; a set smaller than a batch makes one batch.
 
     The examples left over differ from epoch to epoch, so none is left out systematically, every step has the same
-    weight, and BatchNorm never meets a batch of one.
+    weight, and BatchNorm never meets the single image that a last, short batch may hold.
     """
     return max(1, count // batch_size)
 

@@ -53,11 +53,16 @@ class ScheduleSettings(Settings):
 
 
 class AveragingSettings(Settings):
-    """Weight averaging: exponential per step (``ema``), or the mean over epoch ends after ``start`` (``swa``)."""
+    """Averages of the model's weights: exponential per step (``ema``), or over epoch ends after ``start`` (``swa``).
+
+    ``decay`` is that of late steps: t steps in, it is at most (1 + t) / (10 + t). ``start`` is a share of training.
+    BatchNorm statistics of the average are estimated at each epoch's end on training images as the objective sees them,
+    2048 or an epoch. The model has to be the one player that is trained.
+    """
 
     name: Literal["none", "ema", "swa"] = "none"
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    start: Share = 0.75
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.75
 
 
 class SelectionSettings(Settings):
