@@ -99,10 +99,11 @@ def judged(model, images, labels, attacks, threat=BOX, **settings):
 
 
 def untimed(record, *without):
-    """What must repeat: everything but times and what the notes say of them."""
+    """What must repeat: everything but times, what the notes say of them, and whose copy of the library it was."""
     data = json.loads(record.to_json())
     for part in (data, *data["attacks"]):
         part["seconds"] = 0
+    data["machine"]["commit"] = ""  # a checkout in this process, perhaps an installation in another
     data |= {"cpu_seconds": 0, "notes": [note for note in data["notes"] if " s, " not in note and "shared" not in note]}
     return {key: value for key, value in data.items() if key not in without}
 
