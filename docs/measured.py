@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +43,7 @@ def found(words: str) -> str:
         record = StudyRecord.read(file)
         judged = {run.name for run in record.runs if run.results}
         if record.tests and judged & asked:
-            grid = leaderboard_grid(record)
-            rows = [row for row in grid.rows if row[0] in asked]
-            parts.append(f"{record.about}\n\n{replace(grid, rows=tuple(rows)).markdown()}")
+            parts.append(f"{record.about}\n\n{leaderboard_grid(record, asked).markdown()}")
     return "\n\n".join(parts) or "Nothing yet: the studies that have these methods are defined, and not run."
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deconfound.records import Accuracy
-from deconfound.reporting import study_grids
+from deconfound.reporting import leaderboard_grid, study_grids
 from study_records import DOUBT, column, mean, result, run, toy_study
 
 
@@ -28,6 +28,18 @@ def test_an_unreliable_result_is_marked_in_every_table(record):
     assert [heading for heading in alone.headings if "UNRELIABLE" in heading] == ["old, seed 1 UNRELIABLE"]
     assert "UNRELIABLE" in board.rows[0][-1]  # the control's
     assert board.remarks[0] == "old, seed 1: adaptive UNRELIABLE: the loss is | masked"
+
+
+def test_a_leaderboard_of_some_speaks_of_them_and_their_controls_alone(record):
+    other = run("other", 0, result(0.7, verdict=DOUBT))
+    whole = record.model_copy(update={"runs": (*record.runs, other)})
+    assert [row[0] for row in leaderboard_grid(whole, ["new"]).rows] == ["new"]
+    (line,) = leaderboard_grid(whole, ["new"]).remarks
+    assert line.startswith("old, seed 1")  # its control
+    assert [row for row in leaderboard_grid(whole).rows if row[0] == "new"] == list(
+        leaderboard_grid(whole, ["new"]).rows
+    )
+    assert any(line.startswith("other, seed 0") for line in leaderboard_grid(whole).remarks)
 
 
 def test_a_mean_names_its_seeds_where_they_are_not_the_rows(record):

@@ -58,11 +58,16 @@ def robust(one: StudyResult) -> tuple[float, tuple[float, float]]:
     return union.accuracy, union.interval
 
 
-def doubts(record: StudyRecord) -> list[str]:
-    """Why results cannot be relied on, one line for each reason of a run."""
+def doubts(record: StudyRecord, names: Collection[str] | None = None) -> list[str]:
+    """Why results cannot be relied on, one line for each reason of a run.
+
+    Args:
+        record: of the study.
+        names: of methods, only these; None for all.
+    """
     found: dict[tuple[str, str], list[str]] = {}
     for run in record.runs:
-        for one in run.results:
+        for one in run.results if names is None or run.name in names else ():
             if not one.verdict.reliable:
                 key = (f"{clean(run.name)}, seed {run.seed}", verdict_text(one.verdict))
                 found.setdefault(key, []).append(clean(one.question))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import fmean, stdev
 
 from deconfound.records import StudyRecord, StudyRun
@@ -24,7 +24,7 @@ def questions(record: StudyRecord) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one.question for run in record.runs for one in run.results))
 
 
-def leaderboard_grid(record: StudyRecord) -> Grid:
+def leaderboard_grid(record: StudyRecord, only: Collection[str] | None = None) -> Grid:
     """One row for each judged method: reliable ones first, then by robust accuracy under the study's first question.
 
     A single seed has its Wilson interval, several their mean and the standard deviation over seeds. The difference to
@@ -33,15 +33,17 @@ def leaderboard_grid(record: StudyRecord) -> Grid:
 
     Args:
         record: of the study, with at least one judged run.
+        only: methods to show, with what is to be said of them and their controls; None for all.
     """
     asked = questions(record)
-    names = list(dict.fromkeys(run.name for run in record.runs if run.results))
+    names = list(dict.fromkeys(run.name for run in record.runs if run.results and (only is None or run.name in only)))
     ranked = sorted(names, key=lambda name: _rank(record, name, asked[0]))
     headings = ("method", "seeds", "clean", *map(clean, asked), f"against its control, {clean(asked[0])}")
     rows = tuple(_row(record, name, asked) for name in ranked)
     sizes = listing([f"n {n} for {clean(question)}" for question in asked for n in [_size(record, question)]])
     seeds = {tuple(seed for seed, _ in answers(record, name, asked[0])) for name in names}
-    remarks = [*doubts(record), *([UNEQUAL] if len(seeds - {()}) > 1 else [])]
+    controls = {run.control for run in record.runs if run.name in names and run.control}
+    remarks = [*doubts(record, {*names, *controls}), *([UNEQUAL] if len(seeds - {()}) > 1 else [])]
     return Grid(f"Leaderboard of {clean(record.study)} by {clean(asked[0])}; {sizes}", headings, rows, tuple(remarks))
 
 
