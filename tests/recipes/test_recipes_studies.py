@@ -148,7 +148,7 @@ class TestTransfer:
     def test_a_judgement_waits_for_its_sources(self, tmp_path):
         told = Told()
         found = study(self.SPEC, out=tmp_path, only=["mixup"], seeds=[0], monitor=told)
-        line = "mixup-0: pgd-2-separate-transfer-30 takes images of standard-0, which is not finished; left"
+        line = "mixup-0: pgd-2-separate-transfer-30 takes images of standard-0, which is not trained here; left"
         assert line in told.messages
         assert str(found.status[3]) == "mixup-0: training done, pgd-2-separate-transfer-30 left"
 
@@ -217,7 +217,7 @@ class TestAdoption:
         out = tmp_path / "out"
         told = Told()
         found = study(ONE | {"runs": runs}, out=out, only=["help"], monitor=told)
-        assert "help-0: builds on standard-0, which is not finished; passed over" in told.messages
+        assert "help-0: builds on standard-0, which is not trained here; passed over" in told.messages
         assert found.record is None
         found = study(ONE | {"runs": runs}, out=out)
         assert not list(out.glob("*/stages"))

@@ -18,6 +18,9 @@ def study(
     data: Data = None,
     only: Annotated[str | None, typer.Option(metavar="NAME,..", help="Work on these methods [all].")] = None,
     seeds: Annotated[str | None, typer.Option(metavar="S,..", help="Work on these training seeds [all].")] = None,
+    earlier: Annotated[
+        str | None, typer.Option(metavar="FILE,..", help="Records of it from elsewhere; what they have is done.")
+    ] = None,
     part: Annotated[str, typer.Option(metavar="P", help="all, or one of train, judge, analyze, table.")] = "all",
     table: Annotated[bool, typer.Option("--table", help="Write the table again; short for --part table.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, and say what is done and what is left.")] = False,
@@ -48,6 +51,7 @@ def study(
             data=data,
             only=words_of("only", only),
             seeds=chosen,
+            earlier=words_of("earlier", earlier),
             part="table" if table else part,
             dry_run=dry_run,
             device=device,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeAlias
 
 from deconfound.functional.statistics import holm, mcnemar, paired_interval
 from deconfound.records import (
@@ -14,12 +14,16 @@ from deconfound.records import (
     Outcome,
     PairedDifference,
     PairedTest,
+    StudyResult,
 )
 from deconfound.reporting.strength import judge_text
 from deconfound.reporting.text import clean, listing, percent, threat_text, verdict_text
 
+Stood: TypeAlias = Mapping[int, tuple[bool, bool]]  # by example: clean correct; correct whatever the attacks made of it
+_Asked: TypeAlias = EvaluationRecord | StudyResult
+
 # Robust accuracies are comparable only where these are equal.
-_QUESTION: tuple[tuple[str, Callable[[EvaluationRecord], str]], ...] = (
+_QUESTION: tuple[tuple[str, Callable[[_Asked], str]], ...] = (
     ("threat", lambda record: threat_text(record.threat)),
     ("suite", lambda record: clean(record.suite)),
     ("budget", lambda record: clean(record.budget)),
@@ -60,31 +64,38 @@ def tested(first: str, a: EvaluationRecord, second: str, b: EvaluationRecord) ->
         first, second: labels.
         a, b: the evaluations, with their examples.
     """
-    reasons = [f"{name} {text(a)} against {text(b)}" for name, text in _QUESTION if text(a) != text(b)]
-    if reasons:
-        return PairedTest(first=first, second=second, not_compared=listing(reasons))
-    theirs = {outcome.index: outcome for outcome in b.outcomes}
-    shared = [(outcome, theirs[outcome.index]) for outcome in a.outcomes if outcome.index in theirs]
-    if not shared:
-        return PairedTest(first=first, second=second, not_compared=f"no example in common (n {a.n} and n {b.n})")
-    if odd := [one.index for one, other in shared if one.label != other.label]:
+    theirs = {outcome.index: outcome.label for outcome in b.outcomes}
+    odd = [one.index for one in a.outcomes if one.label != theirs.get(one.index, one.label)]
+    if odd and not _unlike(a, b):
         reason = f"the records disagree on the label of example {odd[0]}"
         return PairedTest(first=first, second=second, not_compared=reason)
-    return PairedTest(
-        first=first,
-        second=second,
-        n=len(shared),
-        robust=_difference([(_stands(one), _stands(other)) for one, other in shared]),
-        clean=_difference([(_right(one), _right(other)) for one, other in shared]),
-    )
+    return tested_on((first, a, stood(a.outcomes)), (second, b, stood(b.outcomes)))
 
 
-def _stands(outcome: Outcome) -> bool:
-    return outcome.broken_by is None
+def tested_on(one: tuple[str, _Asked, Stood], other: tuple[str, _Asked, Stood]) -> PairedTest:
+    """Two judgements of the same data, tested on the examples that both saw, or why they are not.
+
+    Args:
+        one, other: label, what was asked, and which examples stood.
+    """
+    (first, a, mine), (second, b, theirs) = one, other
+    if reasons := _unlike(a, b):
+        return PairedTest(first=first, second=second, not_compared=listing(reasons))
+    shared = [index for index in mine if index in theirs]
+    if not shared:
+        return PairedTest(first=first, second=second, not_compared=f"no example in common (n {a.n} and n {b.n})")
+    clean, robust = ([(mine[i][what], theirs[i][what]) for i in shared] for what in (0, 1))
+    return PairedTest(first=first, second=second, n=len(shared), robust=_difference(robust), clean=_difference(clean))
 
 
-def _right(outcome: Outcome) -> bool:
-    return outcome.broken_by != "clean"
+def stood(outcomes: Iterable[Outcome]) -> dict[int, tuple[bool, bool]]:
+    """Which examples are classified correctly, and which of them whatever the attacks made of them."""
+    return {one.index: (one.broken_by != "clean", one.broken_by is None) for one in outcomes}
+
+
+def _unlike(a: _Asked, b: _Asked) -> list[str]:
+    """How the questions differ."""
+    return [f"{name} {text(a)} against {text(b)}" for name, text in _QUESTION if text(a) != text(b)]
 
 
 def _difference(pairs: Sequence[tuple[bool, bool]]) -> PairedDifference:
@@ -116,10 +127,11 @@ def adjusted(pairs: Sequence[PairedTest]) -> list[PairedTest]:
 
 def same_attacks(a: EvaluationRecord, b: EvaluationRecord) -> bool:
     """Whether both met the same attacks with the same settings, those that ran by themselves among them."""
-    return _met(a) == _met(b)
+    return attacks_met(a) == attacks_met(b)
 
 
-def _met(record: EvaluationRecord) -> list[tuple[str, str, dict[str, Any]]]:
+def attacks_met(record: EvaluationRecord) -> list[tuple[str, str, dict[str, Any]]]:
+    """Group, name and settings of every attack."""
     alone = [(column.group, column.name, column.settings) for column in record.columns]
     return [*(("", attack.name, attack.settings) for attack in record.attacks), *alone]
 

@@ -17,7 +17,7 @@ from deconfound.recipes.study_analyses import Analysis, check_fits, check_possib
 from deconfound.recipes.study_file import Entry, Study, analyses_of, folder_of, judgements_of, said_at
 from deconfound.recipes.study_judgements import Judgement
 from deconfound.recipes.study_shelf import Facts, Shelf
-from deconfound.records import EvaluationRecord, TrainingRecord
+from deconfound.records import EvaluationRecord, StudyRun, TrainingRecord
 from deconfound.store import RunFolder, read_weights
 from deconfound.store.lock import holder
 from deconfound.store.weights import digest_tensors
@@ -38,6 +38,7 @@ class Planned:
         grounds: folders of the runs that it builds on.
         sources: folders of the runs whose adversarial images a judgement tries, by method.
         stochastic: whether its network predicts at random.
+        recorded: what earlier records, made elsewhere, have of this run.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Planned:
     grounds: tuple[Path, ...] = ()
     sources: Mapping[str, Path] = field(default_factory=dict)
     analyses: tuple[Analysis, ...] = ()
+    recorded: StudyRun | None = None
 
     @property
     def folder(self) -> RunFolder:
@@ -241,21 +243,43 @@ def _check_record(
         require(found == wanted, f"{file}: {key}", found, f"{wanted}, as the study asks of this run")
 
 
+def kept(run: Planned) -> StudyRun | None:
+    """What earlier records have of the weights in a run's folder; of the run, where none lie there."""
+    if run.recorded is None or not run.folder.record.is_file():
+        return run.recorded
+    digest = digest_tensors(read_weights(run.folder.model, "run")[0])
+    results = tuple(one for one in run.recorded.results if one.digests["model"] == digest)
+    analyses = tuple(one for one in run.recorded.analyses if one.digests["model"] == digest)
+    return run.recorded.model_copy(update={"results": results, "analyses": analyses})
+
+
+def _kept_names(run: Planned) -> set[str]:
+    row = kept(run)
+    return set() if row is None else {*(one.judgement for one in row.results), *(one.analysis for one in row.analyses)}
+
+
 def trained(run: Planned) -> Standing:
-    """How far the training of a run is."""
+    """How far the training of a run is; nothing is left of one that earlier records have whole."""
     folder = run.folder
-    return "done" if folder.record.is_file() else "begun" if folder.exists() else "left"
+    if folder.record.is_file():
+        return "done"
+    if folder.exists():
+        return "begun"
+    asked = {*(one.name for one in run.judgements), *(one.name for one in run.analyses)}
+    return "done" if run.recorded is not None and asked <= _kept_names(run) else "left"
 
 
 def judged(run: Planned, judgement: Judgement) -> Standing:
     """How far a judgement of a run is."""
     file = run.record(judgement)
-    return "done" if file.is_file() else "begun" if file.with_name(f"{file.name}.journal").exists() else "left"
+    if file.is_file() or judgement.name in _kept_names(run):
+        return "done"
+    return "begun" if file.with_name(f"{file.name}.journal").exists() else "left"
 
 
 def analysed(run: Planned, analysis: Analysis) -> Standing:
     """How far an analysis of a run is; it is made at once or not at all."""
-    return "done" if analysis.record(run.path).is_file() else "left"
+    return "done" if analysis.record(run.path).is_file() or analysis.name in _kept_names(run) else "left"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,25 +12,25 @@ from typing import Any
 from deconfound.data.naming import without_place
 from deconfound.functional.statistics import wilson_interval
 from deconfound.recipes.machine import commit, describe
-from deconfound.recipes.pairing import adjusted, same_attacks, tested
+from deconfound.recipes.pairing import attacks_met
 from deconfound.recipes.schema import GIVEN
 from deconfound.recipes.study_analyses import read_record
+from deconfound.recipes.study_earlier import check_agree
+from deconfound.recipes.study_examples import packed
 from deconfound.recipes.study_figures import analysis_result
 from deconfound.recipes.study_file import Study
 from deconfound.recipes.study_judgements import Judgement, questions_of
-from deconfound.recipes.study_plan import Planned, Status
+from deconfound.recipes.study_plan import Planned, Status, kept
+from deconfound.recipes.study_tests import differences, tests_of
 from deconfound.records import (
     Accuracy,
     AnalysisRecord,
     EvaluationRecord,
-    PairedTest,
     StudyAnalysis,
-    StudyDifference,
     StudyMean,
     StudyRecord,
     StudyResult,
     StudyRun,
-    StudyTest,
     TrainingRecord,
 )
 
@@ -43,14 +45,24 @@ class Collected:
     analyses: list[AnalysisRecord]
 
 
-def collected(study: Study, runs: Sequence[Planned], status: Sequence[Status], failures: Sequence[str]) -> Collected:
-    """Everything that is done of a study.
+def collected(
+    study: Study,
+    runs: Sequence[Planned],
+    status: Sequence[Status],
+    failures: Sequence[str] = (),
+    earlier: Sequence[StudyRecord] = (),
+) -> Collected:
+    """Everything that is done of a study, here or in earlier records.
 
     Args:
         study: as defined.
         runs: all of it.
         status: how far each run is.
         failures: of this call, one line each.
+        earlier: records that runs know from elsewhere, for their tests.
+
+    Raises:
+        InputError: runs on data of one name and of different content.
     """
     evaluations: list[EvaluationRecord] = []
     trainings: list[TrainingRecord] = []
@@ -58,6 +70,7 @@ def collected(study: Study, runs: Sequence[Planned], status: Sequence[Status], f
     found: list[StudyRun] = []
     for run in runs:
         if not run.folder.record.is_file():
+            found += [] if run.recorded is None else [_completed(run, run.recorded)]
             continue
         training = TrainingRecord.read(run.folder.record)
         results, asked = [], questions_of(run.judgements)
@@ -69,8 +82,10 @@ def collected(study: Study, runs: Sequence[Planned], status: Sequence[Status], f
         looks = {one: read_record(one, file) for one in run.analyses if (file := one.record(run.path)).is_file()}
         analyses += looks.values()
         trainings.append(training)
-        found.append(run_of(run, training, results, [analysis_result(one, made) for one, made in looks.items()]))
-    tests = tuple(tests_of(runs))
+        row = run_of(run, training, results, [analysis_result(one, made) for one, made in looks.items()])
+        found.append(_completed(run, row))
+    check_agree(found)
+    tests = tuple(tests_of(runs, found, earlier))
     record = StudyRecord(
         study=study.study,
         about=study.about,
@@ -84,6 +99,25 @@ def collected(study: Study, runs: Sequence[Planned], status: Sequence[Status], f
         machine=describe(),
     )
     return Collected(record, evaluations, trainings, analyses)
+
+
+def _completed(run: Planned, row: StudyRun) -> StudyRun:
+    """A row with everything that the study asks of it, in its order: what lies here, then what earlier records have."""
+    before, asked = kept(run), questions_of(run.judgements)
+    results = {one.judgement: one for one in (*(before.results if before else ()), *row.results)}
+    looks = {one.analysis: one for one in (*(before.analyses if before else ()), *row.analyses)}
+    return row.model_copy(
+        update={
+            "folder": run.path.name,
+            "control": run.control,
+            "results": tuple(
+                results[name].model_copy(update={"question": question})
+                for name, question in asked.items()
+                if name in results
+            ),
+            "analyses": tuple(looks[one.name] for one in run.analyses if one.name in looks),
+        }
+    )
 
 
 def _definition(study: Study) -> dict[str, Any]:
@@ -154,9 +188,14 @@ def result(judgement: Judgement, record: EvaluationRecord, question: str | None 
         verdict=record.verdict.model_copy(update={"checks": failed}),
         surrogate=record.surrogate,
         seconds=record.seconds,
-        digests={"model": record.model_digest, "data": record.data_digest},
+        digests={"model": record.model_digest, "data": record.data_digest, "attacks": _digest(attacks_met(record))},
+        examples=packed(record.outcomes),
         machine=record.machine,
     )
+
+
+def _digest(plain: object) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def undeclared(record: EvaluationRecord) -> Accuracy | None:
@@ -198,77 +237,4 @@ def _deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def tests_of(runs: Sequence[Planned]) -> list[StudyTest]:
-    """Each method against its control, seed by seed, under every question that both were asked."""
-    known = {(run.name, run.seed): run for run in runs}
-    found: dict[str, list[StudyTest]] = {}
-    for run in runs:
-        control = known.get((run.control or "", run.seed))
-        for mine, theirs in _shared(run, control) if control is not None else ():
-            assert control is not None  # said by the line above
-            test = _tested(run, mine, control, theirs)
-            found.setdefault(mine.question, []).append(test)
-    return [test for family in found.values() for test in _adjusted(family)]
-
-
-def _shared(run: Planned, control: Planned) -> list[tuple[Judgement, Judgement]]:
-    """The judgements of the two that ask the same, and are done; the n may differ, then the shared images count."""
-    pairs, asked = [], questions_of(run.judgements)
-    for mine in run.judgements:
-        if asked[mine.name] != mine.question:
-            continue
-        alike = [theirs for theirs in control.judgements if theirs.question == mine.question]
-        alike.sort(key=lambda theirs: theirs.name != mine.name)
-        done = [theirs for theirs in alike if control.record(theirs).is_file()]
-        if done and run.record(mine).is_file():
-            pairs.append((mine, done[0]))
-    return pairs
-
-
-def _tested(run: Planned, mine: Judgement, control: Planned, theirs: Judgement) -> StudyTest:
-    a, b = EvaluationRecord.read(run.record(mine)), EvaluationRecord.read(control.record(theirs))
-    labels = (run.path.name, control.path.name)
-    if a.data_digest == b.data_digest:
-        test = tested(labels[0], a, labels[1], b)
-    else:
-        test = PairedTest(first=labels[0], second=labels[1], not_compared="other images, such as of another size")
-    return StudyTest(
-        method=run.name,
-        control=control.name,
-        question=mine.question,
-        seed=run.seed,
-        same_attacks=same_attacks(a, b),
-        test=test,
-    )
-
-
-def _adjusted(family: Sequence[StudyTest]) -> list[StudyTest]:
-    pairs = adjusted([one.test for one in family])
-    return [one.model_copy(update={"test": pair}) for one, pair in zip(family, pairs, strict=True)]
-
-
-def differences(tests: Iterable[StudyTest]) -> list[StudyDifference]:
-    """The differences in robust accuracy of each method over its seeds."""
-    groups: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
-    for one in tests:
-        if one.test.robust is not None:
-            key = (one.method, one.control, one.question)
-            groups.setdefault(key, []).append((one.seed, one.test.robust.difference))
-    return [_difference(key, members) for key, members in groups.items()]
-
-
-def _difference(key: tuple[str, str, str], members: Sequence[tuple[int, float]]) -> StudyDifference:
-    values = [value for _, value in members]
-    method, control, question = key
-    return StudyDifference(
-        method=method,
-        control=control,
-        question=question,
-        seeds=tuple(seed for seed, _ in members),
-        differences=tuple(values),
-        mean=statistics.fmean(values),
-        deviation=_deviation(values),
-    )
-
-
-__all__ = ["Collected", "collected", "differences", "means", "result", "run_of", "tests_of", "undeclared"]
+__all__ = ["Collected", "collected", "means", "result", "run_of", "undeclared"]

@@ -14,6 +14,7 @@ from deconfound.recipes.compute import Compute
 from deconfound.recipes.evaluating import Judging
 from deconfound.recipes.stopping import Stopped
 from deconfound.recipes.study_analyses import Analysis
+from deconfound.recipes.study_earlier import read_earlier, with_earlier
 from deconfound.recipes.study_file import read, said_at
 from deconfound.recipes.study_judgements import Judgement
 from deconfound.recipes.study_plan import (
@@ -61,6 +62,7 @@ def study(
     data: str | None = None,
     only: Iterable[str] = (),
     seeds: Iterable[int] = (),
+    earlier: Iterable[str | Path] = (),
     part: str = "all",
     dry_run: bool = False,
     device: str = "auto",
@@ -79,6 +81,9 @@ def study(
         data: where the study's data set lies, in place of its name.
         only: names of methods to work on; all by default. The table is always that of the whole study.
         seeds: training seeds to work on; all by default.
+        earlier: records (``study.json``) of this study, or of one that shares runs with it, made elsewhere. Runs that
+            they have whole are not trained here; of runs that are trained here, what they have about the same weights
+            stands, and what lies here comes first.
         part: ``all``, or ``train``, ``judge``, ``analyze`` or ``table`` alone.
         dry_run: check everything, and say how far it is.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -90,16 +95,17 @@ def study(
         runs.
 
     Raises:
-        InputError: a fault in the study, or a folder that holds something else, before anything is written.
+        InputError: a fault in the study, a folder that holds something else, or an earlier record of other settings or
+            data, before anything is written.
         Stopped: SIGTERM or SIGINT arrived during a training, whose state is saved.
     """
     if part not in PARTS:
         raise unknown_name("part", part, PARTS)
     definition, folder = read(spec), Path(out)
     require(not folder.exists() or folder.is_dir(), "out", str(folder), "a folder; a file of this name exists")
-    runs = planned(definition, folder, data)
+    shelf, records = Shelf(), read_earlier(earlier)
+    runs = with_earlier(planned(definition, folder, data), records, None if part == "table" else shelf)
     chosen = selected(runs, only, seeds)
-    shelf = Shelf()
     for run in runs:
         check(run, shelf if run in chosen and part != "table" else None)
     for run in chosen if part in ("all", "train", "judge") else ():
@@ -112,10 +118,11 @@ def study(
     progress = tuple(status(run) for run in runs)
     if part in ("train", "judge", "analyze"):
         return Studied(record=None, status=progress, failures=failures)
-    found = collected(definition, runs, progress, failures)
+    found = collected(definition, runs, progress, failures, records)
     rule = "a study with a run that is judged; nothing is to be shown yet"
-    require(part != "table" or bool(found.evaluations), "out", str(folder), rule)
-    files = _written(folder, found) if found.evaluations else ()
+    judged_any = any(run.results for run in found.record.runs)
+    require(part != "table" or judged_any, "out", str(folder), rule)
+    files = _written(folder, found) if judged_any else ()
     return Studied(record=found.record if files else None, status=progress, files=files, failures=failures)
 
 
@@ -131,7 +138,7 @@ def _worked(runs: Sequence[Planned], part: str, device: str, monitor: Monitor | 
                 continue
             if part in ("all", "train") and trained(run) != "done":
                 if missing := [path.name for path in run.grounds if not RunFolder(path).record.is_file()]:
-                    _say(monitor, f"{run.path.name}: builds on {missing[0]}, which is not finished; passed over")
+                    _say(monitor, f"{run.path.name}: builds on {missing[0]}, which is not trained here; passed over")
                     continue
                 failures += _trained(run, device, monitor)
             if trained(run) == "done":
@@ -184,7 +191,8 @@ def _trained(run: Planned, device: str, monitor: Monitor | None) -> list[str]:
 def _judge(run: Planned, judgement: Judgement, device: str, monitor: Monitor | None) -> None:
     sources = run.sources_of(judgement)
     if missing := [path.name for path in sources if not RunFolder(path).record.is_file()]:
-        _say(monitor, f"{run.path.name}: {judgement.name} takes images of {missing[0]}, which is not finished; left")
+        there = f"{missing[0]}, which is not trained here"
+        _say(monitor, f"{run.path.name}: {judgement.name} takes images of {there}; left")
         return
     _say(monitor, f"{run.path.name}: {judgement.name}")
     target = Target(

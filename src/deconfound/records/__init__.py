@@ -45,6 +45,7 @@ from deconfound.records.runs import (
 from deconfound.records.studies import (
     StudyAnalysis,
     StudyDifference,
+    StudyExamples,
     StudyFigure,
     StudyMean,
     StudyRecord,
@@ -111,6 +112,7 @@ __all__ = [
     "StageUse",
     "StudyAnalysis",
     "StudyDifference",
+    "StudyExamples",
     "StudyFigure",
     "StudyMean",
     "StudyRecord",

@@ -9,8 +9,23 @@ from deconfound.records.base import Interval, Machine, Record, Threat, Versioned
 from deconfound.records.runs import ColumnResult, PairedTest, Verdict
 
 
+class StudyExamples(Record):
+    """Which examples an evaluation saw, and which of them stood: what a paired test has to know of it.
+
+    Attributes:
+        indices: in the data set, in rising order, as ranges: ``0-499,731``.
+        right: one bit for each of them, as hexadecimal digits, the first example highest: the clean image is classified
+            correctly.
+        stands: likewise: so is whatever the attacks made of it.
+    """
+
+    indices: str
+    right: str
+    stands: str
+
+
 class StudyResult(Record):
-    """What one run withstood under one judgement; its examples stay in the record of the evaluation.
+    """What one run withstood under one judgement; more on its examples is in the record of the evaluation.
 
     Attributes:
         judgement: the name of the judgement, and of the evaluation's file.
@@ -21,7 +36,8 @@ class StudyResult(Record):
         columns: attackers that ran by themselves, without their settings.
         deviation: of the robust accuracy over the seeds of a random judge.
         verdict: with the checks that failed, and no others.
-        digests: of the model and of the data, as the evaluation states them.
+        digests: of the model and of the data, as the evaluation states them, and of the attacks with their settings.
+        examples: which stood; None in records of before there was this field.
     """
 
     judgement: str
@@ -43,6 +59,7 @@ class StudyResult(Record):
     surrogate: str
     seconds: float
     digests: dict[str, str]
+    examples: StudyExamples | None = None
     machine: Machine
 
 
@@ -164,7 +181,7 @@ class StudyDifference(Record):
 
 
 class StudyRecord(VersionedRecord):
-    """A study: runs, means over seeds, and paired tests against controls, without a single example.
+    """A study: runs, means over seeds, and paired tests against controls.
 
     Attributes:
         definition: the study as it was defined, without the place of the data.

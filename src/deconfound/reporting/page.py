@@ -45,7 +45,7 @@ def render(
     its own.
 
     Args:
-        evaluations: at least one.
+        evaluations: at least one, or a study that was judged elsewhere.
         trainings: how the models came to be, if known.
         title: of the page.
         analyses: what was found in the models, if any was looked into.
@@ -55,7 +55,8 @@ def render(
     Raises:
         InputError: no evaluations.
     """
-    require(len(evaluations) > 0, "evaluations", len(evaluations), "at least one evaluation record")
+    enough = len(evaluations) > 0 or (study is not None and any(run.results for run in study.runs))
+    require(enough, "evaluations", len(evaluations), "at least one evaluation record")
     records = ordered(evaluations)
     names = text.labels(records)
     environment = _environment()

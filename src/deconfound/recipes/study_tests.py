@@ -1,0 +1,119 @@
+"""Each method of a study against its control: paired tests from the rows of a record."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from deconfound.recipes.pairing import adjusted, tested_on
+from deconfound.recipes.study_examples import unpacked
+from deconfound.recipes.study_judgements import questions_of
+from deconfound.recipes.study_plan import Planned
+from deconfound.records import PairedTest, StudyDifference, StudyRecord, StudyResult, StudyRun, StudyTest
+
+
+def tests_of(runs: Sequence[Planned], rows: Iterable[StudyRun], earlier: Sequence[StudyRecord]) -> list[StudyTest]:
+    """Each method against its control, seed by seed, under every question that both were asked.
+
+    Args:
+        runs: of the study.
+        rows: what is known of them.
+        earlier: records whose tests stand where a row does not say which examples stood.
+    """
+    results = {(row.name, row.seed): {one.judgement: one for one in row.results} for row in rows}
+    known = {(run.name, run.seed): run for run in runs}
+    families: dict[str, list[StudyTest]] = {}
+    for run in runs:
+        control = known.get((run.control or "", run.seed))
+        if control is None:
+            continue
+        here, there = (results.get((one.name, one.seed), {}) for one in (run, control))
+        for question, mine, theirs in _shared(run, here, control, there):
+            if test := _tested(run, mine, control, theirs, question) or _taken(run, mine, theirs, question, earlier):
+                families.setdefault(question, []).append(test)
+    return [test for family in families.values() for test in _adjusted(family)]
+
+
+def _shared(
+    run: Planned, here: Mapping[str, StudyResult], control: Planned, there: Mapping[str, StudyResult]
+) -> Iterator[tuple[str, StudyResult, StudyResult]]:
+    """The judgements of the two that ask the same, and are done; the n may differ, then the shared images count."""
+    asked = questions_of(run.judgements)
+    for mine in run.judgements:
+        if asked[mine.name] != mine.question:
+            continue
+        alike = [theirs for theirs in control.judgements if theirs.question == mine.question]
+        alike.sort(key=lambda theirs: theirs.name != mine.name)
+        done = [there[theirs.name] for theirs in alike if theirs.name in there]
+        if done and mine.name in here:
+            yield mine.question, here[mine.name], done[0]
+
+
+def _tested(run: Planned, mine: StudyResult, control: Planned, theirs: StudyResult, question: str) -> StudyTest | None:
+    """None where one of them does not say which examples stood."""
+    if mine.examples is None or theirs.examples is None:
+        return None
+    labels = (run.path.name, control.path.name)
+    if mine.digests["data"] == theirs.digests["data"]:
+        test = tested_on((labels[0], mine, unpacked(mine.examples)), (labels[1], theirs, unpacked(theirs.examples)))
+    else:
+        test = PairedTest(first=labels[0], second=labels[1], not_compared="other images, such as of another size")
+    return StudyTest(
+        method=run.name,
+        control=control.name,
+        question=question,
+        seed=run.seed,
+        same_attacks=mine.digests["attacks"] == theirs.digests["attacks"],
+        test=test,
+    )
+
+
+def _taken(
+    run: Planned, mine: StudyResult, theirs: StudyResult, question: str, earlier: Iterable[StudyRecord]
+) -> StudyTest | None:
+    """The test that an earlier record has of the very same two results."""
+    for record in earlier:
+        rows = [row for row in record.runs if row.seed == run.seed]
+        has = {(row.name, one.judgement, _identity(one)) for row in rows for one in row.results}
+        for test in record.tests:
+            same = (test.method, test.control, test.question, test.seed) == (run.name, run.control, question, run.seed)
+            both = ((test.method, mine), (test.control, theirs))
+            if same and all((name, one.judgement, _identity(one)) in has for name, one in both):
+                return test
+    return None
+
+
+def _identity(one: StudyResult) -> tuple[str, str, int, float, float]:
+    return one.digests["model"], one.digests["data"], one.n, one.clean_accuracy, one.robust_accuracy
+
+
+def _adjusted(family: Sequence[StudyTest]) -> list[StudyTest]:
+    pairs = adjusted([one.test for one in family])
+    return [one.model_copy(update={"test": pair}) for one, pair in zip(family, pairs, strict=True)]
+
+
+def differences(tests: Iterable[StudyTest]) -> list[StudyDifference]:
+    """The differences in robust accuracy of each method over its seeds."""
+    groups: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
+    for one in tests:
+        if one.test.robust is not None:
+            key = (one.method, one.control, one.question)
+            groups.setdefault(key, []).append((one.seed, one.test.robust.difference))
+    return [_difference(key, members) for key, members in groups.items()]
+
+
+def _difference(key: tuple[str, str, str], members: Sequence[tuple[int, float]]) -> StudyDifference:
+    values = [value for _, value in members]
+    method, control, question = key
+    return StudyDifference(
+        method=method,
+        control=control,
+        question=question,
+        seeds=tuple(seed for seed, _ in members),
+        differences=tuple(values),
+        mean=statistics.fmean(values),
+        deviation=statistics.stdev(values) if len(values) > 1 else None,
+    )
+
+
+__all__ = ["differences", "tests_of"]
