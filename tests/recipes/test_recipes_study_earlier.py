@@ -196,7 +196,12 @@ class TestRefused:
 
     def test_another_study(self, half, tmp_path):
         runs = [{"recipe": "mixup"}]
-        refused("earlier: got 'tiny'; expected a record that has runs of this study", HALF | {"runs": runs}, out=tmp_path / "o", earlier=[half])
+        refused(
+            "earlier: got 'tiny'; expected a record that has runs of this study",
+            HALF | {"runs": runs},
+            out=tmp_path / "o",
+            earlier=[half],
+        )
 
     def test_other_settings(self, half, tmp_path):
         other = HALF | {"set": TINY | {"epochs": 2}}

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from deconfound.records import StudyDifference, StudyMean, StudyRecord, StudyResult, StudyRun, StudyTest
 from deconfound.reporting.comparison import p_text, points
+from deconfound.reporting.fitted import Fitted
 from deconfound.reporting.grid import Grid
-from deconfound.reporting.plain import plain_table
 from deconfound.reporting.strength import deviation_text
 from deconfound.reporting.study_analyses import analysis_grids
 from deconfound.reporting.study_columns import attacker_grids
@@ -191,16 +189,7 @@ def markdown_table(record: StudyRecord) -> str:
 
 def study_view(record: StudyRecord) -> Group:
     """The tables of a study for the terminal; all text is literal."""
-    return Group(*(part for grid in study_grids(record) for part in _shown(grid)))
-
-
-def _shown(grid: Grid) -> list[Table | Text]:
-    table = plain_table(grid.caption)
-    for heading in grid.headings:
-        table.add_column(Text(heading), overflow="fold")
-    for row in grid.rows:
-        table.add_row(*map(Text, row))
-    return [table, *(Text(remark) for remark in grid.remarks)]
+    return Group(*map(Fitted, study_grids(record)))
 
 
 __all__ = ["Grid", "accuracy_grid", "difference_grid", "markdown_table", "study_grids", "study_view"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 from deconfound.records import StudyRecord, StudyResult
 from deconfound.reporting.text import clean, listing, verdict_text
@@ -59,19 +59,32 @@ def robust(one: StudyResult) -> tuple[float, tuple[float, float]]:
 
 
 def doubts(record: StudyRecord, names: Collection[str] | None = None) -> list[str]:
-    """Why results cannot be relied on, one line for each reason of a run.
+    """Why results cannot be relied on, one line for each reason, with all runs that it is of.
 
     Args:
         record: of the study.
         names: of methods, only these; None for all.
     """
-    found: dict[tuple[str, str], list[str]] = {}
+    by_run: dict[tuple[str, int, str], list[str]] = {}
     for run in record.runs:
         for one in run.results if names is None or run.name in names else ():
             if not one.verdict.reliable:
-                key = (f"{clean(run.name)}, seed {run.seed}", verdict_text(one.verdict))
-                found.setdefault(key, []).append(clean(one.question))
-    return [f"{name}: {listing(questions)} {text}" for (name, text), questions in found.items()]
+                key = (clean(run.name), run.seed, verdict_text(one.verdict))
+                by_run.setdefault(key, []).append(clean(one.question))
+    found: dict[tuple[str, tuple[str, ...]], dict[str, list[int]]] = {}
+    for (name, seed, text), questions in by_run.items():
+        found.setdefault((text, tuple(questions)), {}).setdefault(name, []).append(seed)
+    return [f"{_runs(seeds)}: {listing(questions)} {text}" for (text, questions), seeds in found.items()]
+
+
+def _runs(seeds: Mapping[str, Sequence[int]]) -> str:
+    """Methods with their seeds.
+
+    >>> _runs({"ciiv": [0, 1, 2], "ciiv+pgd-at": [0]})
+    'ciiv, seeds 0, 1, 2; ciiv+pgd-at, seed 0'
+    """
+    parts = [(name, "seed" if len(of) == 1 else "seeds", ", ".join(map(str, of))) for name, of in seeds.items()]
+    return "; ".join(f"{name}, {word} {of}" for name, word, of in parts)
 
 
 def random_judges(record: StudyRecord) -> bool:
