@@ -37,12 +37,12 @@ def test_every_cell_is_shown_whole(width):
 
 def test_a_part_says_what_its_rows_are_of():
     parts = shown(Fitted(WIDE), 80).split("Ten attackers ")[1:]
-    assert [part.splitlines()[0].strip() for part in parts] == ["(1 of 2)", "(2 of 2)"]
+    assert [part.splitlines()[0].strip() for part in parts] == ["(1 of 3)", "(2 of 3)", "(3 of 3)"]
     assert all({"method", "seed", "pgd-at", "trades"} <= set(part.split()) for part in parts)
 
 
 def test_one_table_where_there_is_room():
-    assert "of 2)" not in shown(Fitted(WIDE), 300)
+    assert "(1 of" not in shown(Fitted(WIDE), 300)
 
 
 def test_a_screen_on_which_nothing_fits():

@@ -39,7 +39,8 @@ def test_a_leaderboard_of_some_speaks_of_them_and_their_controls_alone(record):
     assert [row for row in leaderboard_grid(whole).rows if row[0] == "new"] == list(
         leaderboard_grid(whole, ["new"]).rows
     )
-    assert any(line.startswith("other, seed 0") for line in leaderboard_grid(whole).remarks)
+    line = leaderboard_grid(whole).remarks[0]
+    assert line.startswith("old, seed 1; other, seed 0: adaptive UNRELIABLE")
 
 
 def test_a_mean_names_its_seeds_where_they_are_not_the_rows(record):
