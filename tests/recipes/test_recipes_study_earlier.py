@@ -230,3 +230,21 @@ def test_the_command(half, tmp_path, monkeypatch, capsys):
     assert "pgd-at" in capsys.readouterr().out
     assert main(["study", str(spec), "--out", str(tmp_path / "o"), "--earlier", str(tmp_path / "no.json")]) == 2
     assert "earlier" in capsys.readouterr().err
+
+
+def test_a_control_on_another_base_network_is_no_control(half, tmp_path):
+    """The same recipe with the same seed gives other weights on another processor."""
+
+    def on(digest):
+        def change(plain):
+            use = {"run": "base", "recipe": "pgd-at", "recipe_digest": "r", "epochs": 1, "seed": 0}
+            for run, found in zip(plain["runs"], ("one", digest), strict=True):
+                run["stages"] = {"base": use | {"model_digest": found}}
+
+        return change
+
+    for digest, reason in (("one", ""), ("other", "they build on other weights of the same base")):
+        record = study(HALF, out=tmp_path / digest, earlier=[changed(half, on(digest))]).record
+        assert record.tests[0].test.not_compared.startswith(reason)
+        assert (record.tests[0].test.robust is None) == bool(reason)
+        assert len(record.differences) == (not reason)

@@ -7,6 +7,7 @@ import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from deconfound.data.naming import without_place
@@ -153,6 +154,7 @@ def run_of(
         seconds=training.seconds,
         images_per_second=training.images_per_second,
         warnings=training.warnings,
+        stages={name: used.model_copy(update={"run": Path(used.run).name}) for name, used in training.stages.items()},
         machine=training.machine,
         results=tuple(results),
         analyses=tuple(analyses),

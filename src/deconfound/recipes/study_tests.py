@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from deconfound.recipes.pairing import adjusted, tested_on
 from deconfound.recipes.study_examples import unpacked
@@ -20,52 +21,72 @@ def tests_of(runs: Sequence[Planned], rows: Iterable[StudyRun], earlier: Sequenc
         rows: what is known of them.
         earlier: records whose tests stand where a row does not say which examples stood.
     """
-    results = {(row.name, row.seed): {one.judgement: one for one in row.results} for row in rows}
-    known = {(run.name, run.seed): run for run in runs}
+    found = {(row.name, row.seed): row for row in rows}
+    sides = {key: _Side(run, found[key]) for run in runs if (key := (run.name, run.seed)) in found}
     families: dict[str, list[StudyTest]] = {}
-    for run in runs:
-        control = known.get((run.control or "", run.seed))
-        if control is None:
-            continue
-        here, there = (results.get((one.name, one.seed), {}) for one in (run, control))
-        for question, mine, theirs in _shared(run, here, control, there):
-            if test := _tested(run, mine, control, theirs, question) or _taken(run, mine, theirs, question, earlier):
+    for side in sides.values():
+        control = sides.get((side.run.control or "", side.run.seed))
+        for question, mine, theirs in _shared(side, control) if control is not None else ():
+            assert control is not None  # said by the line above
+            test = _tested(side, mine, control, theirs, question)
+            if test := test or _taken(side.run, mine, theirs, question, earlier):
                 families.setdefault(question, []).append(test)
     return [test for family in families.values() for test in _adjusted(family)]
 
 
-def _shared(
-    run: Planned, here: Mapping[str, StudyResult], control: Planned, there: Mapping[str, StudyResult]
-) -> Iterator[tuple[str, StudyResult, StudyResult]]:
+@dataclass(frozen=True)
+class _Side:
+    """A run, and what is known of it."""
+
+    run: Planned
+    row: StudyRun
+
+    @property
+    def results(self) -> dict[str, StudyResult]:
+        return {one.judgement: one for one in self.row.results}
+
+
+def _shared(side: _Side, control: _Side) -> Iterator[tuple[str, StudyResult, StudyResult]]:
     """The judgements of the two that ask the same, and are done; the n may differ, then the shared images count."""
-    asked = questions_of(run.judgements)
-    for mine in run.judgements:
+    asked, here, there = questions_of(side.run.judgements), side.results, control.results
+    for mine in side.run.judgements:
         if asked[mine.name] != mine.question:
             continue
-        alike = [theirs for theirs in control.judgements if theirs.question == mine.question]
+        alike = [theirs for theirs in control.run.judgements if theirs.question == mine.question]
         alike.sort(key=lambda theirs: theirs.name != mine.name)
         done = [there[theirs.name] for theirs in alike if theirs.name in there]
         if done and mine.name in here:
             yield mine.question, here[mine.name], done[0]
 
 
-def _tested(run: Planned, mine: StudyResult, control: Planned, theirs: StudyResult, question: str) -> StudyTest | None:
+def _tested(side: _Side, mine: StudyResult, control: _Side, theirs: StudyResult, question: str) -> StudyTest | None:
     """None where one of them does not say which examples stood."""
     if mine.examples is None or theirs.examples is None:
         return None
-    labels = (run.path.name, control.path.name)
-    if mine.digests["data"] == theirs.digests["data"]:
-        test = tested_on((labels[0], mine, unpacked(mine.examples)), (labels[1], theirs, unpacked(theirs.examples)))
+    first, second = side.run.path.name, control.run.path.name
+    if reason := _apart(side.row, mine, control.row, theirs):
+        test = PairedTest(first=first, second=second, not_compared=reason)
     else:
-        test = PairedTest(first=labels[0], second=labels[1], not_compared="other images, such as of another size")
+        test = tested_on((first, mine, unpacked(mine.examples)), (second, theirs, unpacked(theirs.examples)))
     return StudyTest(
-        method=run.name,
-        control=control.name,
+        method=side.run.name,
+        control=control.run.name,
         question=question,
-        seed=run.seed,
+        seed=side.run.seed,
         same_attacks=mine.digests["attacks"] == theirs.digests["attacks"],
         test=test,
     )
+
+
+def _apart(row: StudyRun, mine: StudyResult, control: StudyRun, theirs: StudyResult) -> str:
+    """Why two results say nothing of method against control; empty where they do."""
+    if mine.digests["data"] != theirs.digests["data"]:
+        return "other images, such as of another size"
+    for name in row.stages.keys() & control.stages.keys():
+        one, other = row.stages[name], control.stages[name]
+        if one.recipe_digest == other.recipe_digest and one.model_digest != other.model_digest:
+            return f"they build on other weights of the same {name}, such as of another processor"
+    return ""
 
 
 def _taken(

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from deconfound.records.analysis import Accuracy
 from deconfound.records.base import Interval, Machine, Record, Threat, VersionedRecord
-from deconfound.records.runs import ColumnResult, PairedTest, Verdict
+from deconfound.records.runs import ColumnResult, PairedTest, StageUse, Verdict
 
 
 class StudyExamples(Record):
@@ -109,6 +109,7 @@ class StudyRun(Record):
         folder: of the run, below that of the study.
         control: the name of the method that it is compared with.
         settings: the resolved recipe, without the place of the data.
+        stages: the finished trainings that it builds on, each with the last part of its folder's name.
         results: one for each judgement that is done.
         analyses: one for each analysis that is done.
     """
@@ -129,6 +130,7 @@ class StudyRun(Record):
     seconds: float
     images_per_second: float
     warnings: tuple[str, ...] = ()
+    stages: dict[str, StageUse] = {}
     machine: Machine
     results: tuple[StudyResult, ...] = ()
     analyses: tuple[StudyAnalysis, ...] = ()
