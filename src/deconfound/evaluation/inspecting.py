@@ -45,7 +45,8 @@ def declared_attacks(scene: Scene) -> Check:
     name, left_out = "declared attacks were run", scene.probes.left_out
     if left_out is None:
         return not_run(name, 0, "no random model that declares attacks against itself")
-    found = f"the suite leaves out {', '.join(left_out) or 'none of them'}"
+    more = f" and {len(left_out) - 2} more" if len(left_out) > 3 else ""
+    found = f"the suite leaves out {', '.join(left_out[:2] if more else left_out) or 'none of them'}{more}"
     fault = "a random model's own gradient may hide what they find; the suite adaptive runs them"
     return limited(name, len(left_out), 0, not left_out, found, fault)
 
