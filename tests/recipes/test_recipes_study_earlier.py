@@ -157,7 +157,7 @@ def test_results_of_other_weights_are_made_again(whole, half, tmp_path):
 def test_what_a_record_lacks_is_left(half, tmp_path):
     asked = HALF | {"judge": {"all": [{"suite": "pgd-2", "n": 30}, {"suite": "pgd-1", "n": 30}]}}
     found = study(asked, out=tmp_path / "out", earlier=[half], dry_run=True)
-    assert str(found.status[0]) == "standard-0: training left, pgd-2-30 done, pgd-1-30 left"
+    assert str(found.status[0]) == "standard-0: training elsewhere, pgd-2-30 done, pgd-1-30 left"
     table = study(asked, out=tmp_path / "out", earlier=[half], part="table").record
     assert [[one.judgement for one in run.results] for run in table.runs] == [["pgd-2-30"], ["pgd-2-30"]]
     assert table.missing == tuple(one.progress for one in found.status)

@@ -22,7 +22,7 @@ from deconfound.store import RunFolder, read_weights
 from deconfound.store.lock import holder
 from deconfound.store.weights import digest_tensors
 
-Standing = Literal["done", "begun", "left"]
+Standing = Literal["done", "begun", "left", "elsewhere"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,14 +259,14 @@ def _kept_names(run: Planned) -> set[str]:
 
 
 def trained(run: Planned) -> Standing:
-    """How far the training of a run is; nothing is left of one that earlier records have whole."""
+    """How far the training of a run is: done too if earlier records have all that is asked, elsewhere if a part."""
     folder = run.folder
     if folder.record.is_file():
         return "done"
     if folder.exists():
         return "begun"
     asked = {*(one.name for one in run.judgements), *(one.name for one in run.analyses)}
-    return "done" if run.recorded is not None and asked <= _kept_names(run) else "left"
+    return "left" if run.recorded is None else "done" if asked <= _kept_names(run) else "elsewhere"
 
 
 def judged(run: Planned, judgement: Judgement) -> Standing:
