@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import yaml
 
+import study_records as made
 from deconfound.cli import main
-from deconfound.recipes import studying
-from deconfound.recipes.study_examples import packed, unpacked
+from deconfound.recipes import study_earlier, studying
+from deconfound.recipes.study_judgements import Judgement
+from deconfound.recipes.study_plan import Planned
+from deconfound.recipes.study_tests import against_controls, differences
 from deconfound.recipes.studying import study
-from deconfound.records import Outcome, StudyRecord
+from deconfound.records import StageUse, StudyExamples, StudyRecord
 from jobs import Told
 from small_study import DEFINITION, TINY, refused
 
@@ -77,20 +80,6 @@ def same(one: StudyRecord, other: StudyRecord):
     return all(getattr(one, what) == getattr(other, what) for what in ("means", "tests", "differences", "missing"))
 
 
-@given(st.dictionaries(st.integers(0, 300), st.sampled_from([None, "clean", "pgd"]), max_size=40))
-def test_examples_are_packed_and_come_back(found):
-    outcomes = [Outcome(index=i, label=0, prediction=0, broken_by=by, distance=None) for i, by in found.items()]
-    expected = {i: (by != "clean", by is None) for i, by in found.items()}
-    assert unpacked(packed(outcomes)) == expected
-
-
-def test_five_hundred_examples_take_three_hundred_characters():
-    outcomes = [Outcome(index=i, label=0, prediction=0, broken_by=None, distance=None) for i in range(500)]
-    found = packed(outcomes)
-    assert found.indices == "0-499"
-    assert len(found.right + found.stands) == 250
-
-
 @pytest.mark.parametrize("change", [lambda plain: None, without_examples], ids=["as it is", "without examples"])
 def test_two_halves_make_the_whole(whole, half, tmp_path, change):
     """Means, tests with Holm's p over all of them, differences: those of a study that was never apart."""
@@ -151,7 +140,9 @@ def test_results_of_other_weights_are_made_again(whole, half, tmp_path):
     assert messages == ["standard-0: pgd-2-30"]
     assert joined.record.runs[0].results[0].robust_accuracy == whole[0].record.runs[0].results[0].robust_accuracy
     assert joined.record.runs[1].results[0].robust_accuracy == 0.123
-    assert joined.record.tests == ()  # of two other results than the record tested
+    (test,) = joined.record.tests  # the record's is of two other results
+    assert test.test.not_compared == "the record of pgd-at-0 does not say which examples stood"
+    assert joined.record.differences == ()
 
 
 def test_what_a_record_lacks_is_left(half, tmp_path):
@@ -161,6 +152,65 @@ def test_what_a_record_lacks_is_left(half, tmp_path):
     table = study(asked, out=tmp_path / "out", earlier=[half], part="table").record
     assert [[one.judgement for one in run.results] for run in table.runs] == [["pgd-2-30"], ["pgd-2-30"]]
     assert table.missing == tuple(one.progress for one in found.status)
+
+
+def test_weights_that_lie_here_choose_among_records(whole, half, tmp_path):
+    """Whatever the order of the files."""
+    out, other = tmp_path / "out", tmp_path / "other.json"
+    shutil.copytree(whole[1] / "standard-0", out / "standard-0")
+    (out / "standard-0" / "pgd-2-30.json").unlink()
+    shutil.copy(half, other)
+
+    def of_others(plain):
+        for run in plain["runs"]:
+            for one in run["results"]:
+                one["digests"]["model"] = "of other weights"
+
+    changed(other, of_others)
+    for files in ([half, other], [other, half]):
+        found = study(HALF, out=out, earlier=files, dry_run=True)
+        assert str(found.status[0]) == "standard-0: training done, pgd-2-30 done"
+
+
+def test_a_whole_record_leaves_nothing_of_a_run_that_was_begun(half, tmp_path):
+    (tmp_path / "out" / "standard-0").mkdir(parents=True)
+    recipe = json.loads(half.read_text())["runs"][0]["settings"] | {"data": "digits"}
+    (tmp_path / "out" / "standard-0" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    joined, messages = told_by(HALF, out=tmp_path / "out", earlier=half)
+    assert messages == []
+    assert all(one.complete for one in joined.status)
+
+
+def test_data_of_what_is_not_asked_are_not_read(whole, half, tmp_path):
+    """Neither those of other methods, nor in a dry run."""
+    found = study(HALF, out=tmp_path / "o", earlier=half, data="/nowhere/digits", dry_run=True)
+    assert all(one.complete for one in found.status)
+
+
+def test_several_data_sets_with_limits(tmp_path):
+    """Their sources may have one name, and other content."""
+    spec = HALF | {"data": {"all": "digits", "few": "digits:train=600"}, "runs": [{"recipe": "standard"}]}
+    first = study(spec, out=tmp_path / "first")
+    again, messages = told_by(spec, out=tmp_path / "again", earlier=first.files[0])
+    assert messages == []
+    assert again.record.runs == first.record.runs
+    swapped = spec | {"data": {"all": "digits:train=600", "few": "digits"}}
+    refused("earlier: standard-all-0: data: .*content differs", swapped, out=tmp_path / "o", earlier=first.files[0])
+
+
+def test_analyses_alone(tmp_path):
+    """They are taken, and their table is written."""
+    spec = HALF | {"data": "digits+patch:rho=0.9", "analyze": {"all": [{"kind": "reliance", "n": 20}]}}
+    spec |= {"runs": [{"recipe": "standard"}]}
+    first = study(spec, out=tmp_path / "first")
+    again, messages = told_by(spec, out=tmp_path / "again", earlier=first.files[0])
+    assert messages == []
+    assert again.record.runs == first.record.runs
+    assert (tmp_path / "again" / "analyses.csv").read_text() == (tmp_path / "first" / "analyses.csv").read_text()
+    other = spec | {"analyze": {"all": [{"kind": "reliance", "n": 20, "seed": 1}]}}
+    assert [str(one) for one in study(other, out=tmp_path / "o", earlier=first.files[0], dry_run=True).status] == [
+        "standard-0: training elsewhere, pgd-2-30 done, analyze-reliance-n20-seed1 left"
+    ]
 
 
 def test_what_builds_on_a_recorded_run_waits_for_its_weights(half, tmp_path):
@@ -217,12 +267,63 @@ class TestRefused:
         out = tmp_path / "out"
         refused("earlier: standard-0: data: .*content differs", HALF, out=out, earlier=[half])
         shutil.copytree(whole[1] / "standard-0", out / "standard-0")
-        refused("earlier: pgd-at-0: data.*same content", HALF, out=out, earlier=[half], part="table")
+        refused("earlier: standard-0: data: .*content differs", HALF, out=out, earlier=[half], part="table")
+
+    def test_other_data_that_are_not_at_hand(self, whole, half, tmp_path, monkeypatch):
+        """The runs that lie here say what their content is."""
+        monkeypatch.setattr(study_earlier, "at_hand", lambda data: False)
+        changed(half, lambda plain: [run.update(data_digest="of other images") for run in plain["runs"]])
+        study(HALF, out=tmp_path / "new", earlier=half, part="table")
+        out = tmp_path / "out"
+        shutil.copytree(whole[1] / "pgd-at-0", out / "pgd-at-0")
+        match = "earlier: standard-0: data: .*the other runs of the study saw"
+        refused(match, HALF, out=out, earlier=half, part="table")
+
+    def test_another_question(self, half, tmp_path):
+        changes = {"n": 29, "seed": 3, "suite": "pgd-3", "budget": "demo"}
+        for key, value in changes.items():
+            shutil.copy(half, file := tmp_path / f"{key}.json")
+
+            def change(plain, key=key, value=value):
+                for run in plain["runs"]:
+                    for one in run["results"]:
+                        one.update({key: value, "examples": None})
+
+            match = rf"earlier: standard-0: pgd-2-30: {key}: got '?{value}'?; expected"
+            refused(match, HALF, out=tmp_path / "o", earlier=changed(file, change))
+
+    def test_other_test_images(self, whole, tmp_path):
+        """Where a judgement says no n, all test images are asked."""
+        asked = HALF | {"judge": {"all": [{"suite": "pgd-2"}]}}
+        few = study(asked | {"data": "digits:test=40"}, out=tmp_path / "few").files[0]
+        refused("earlier: standard-0: pgd-2: n: got 40; expected 360", asked, out=tmp_path / "o", earlier=few)
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            ({"indices": "a-b"}, "indices"),
+            ({"indices": "29-0"}, "indices: got '29-0'; expected ranges of rising"),
+            ({"indices": "0-14,0-14"}, "indices: .*none twice"),
+            ({"indices": "0-30"}, "examples: got '0-30'; expected 30 examples"),
+            ({"right": "zz"}, "right"),
+            ({"stands": "f"}, "stands: got 'f'; expected 8 hexadecimal digits for 30 examples"),
+        ],
+    )
+    def test_damaged_examples(self, half, tmp_path, change, match):
+        def damaged(plain):
+            plain["runs"][0]["results"][0]["examples"].update(change)
+
+        line = refused(match, HALF, out=tmp_path / "o", earlier=changed(half, damaged))
+        assert "runs.0.results.0" in line
+        assert not (tmp_path / "o").exists()
+
+    @pytest.mark.parametrize("name", ["model", "data", "attacks"])
+    def test_a_digest_is_lacking(self, half, tmp_path, name):
+        changed(half, lambda plain: plain["runs"][0]["results"][0]["digests"].pop(name))
+        refused(f"digests: .*a digest of {name} too", HALF, out=tmp_path / "o", earlier=half)
 
 
 def test_the_command(half, tmp_path, monkeypatch, capsys):
-    import yaml
-
     monkeypatch.setattr(studying, "render", lambda *_, **__: "page")
     spec = tmp_path / "half.yaml"
     spec.write_text(yaml.safe_dump(HALF))
@@ -232,19 +333,30 @@ def test_the_command(half, tmp_path, monkeypatch, capsys):
     assert "earlier" in capsys.readouterr().err
 
 
-def test_a_control_on_another_base_network_is_no_control(half, tmp_path):
+@pytest.mark.parametrize(
+    ("base", "one", "two", "apart"),
+    [("b", "b", "b", []), ("b", "x", "x", ["one"]), ("b", "b", "x", ["two"]), ("b", None, "x", [])],
+    ids=["shared", "another base than the control", "another base than the control's", "unknown"],
+)
+def test_a_control_on_other_weights_of_a_shared_run_is_no_control(base, one, two, apart):
     """The same recipe with the same seed gives other weights on another processor."""
-
-    def on(digest):
-        def change(plain):
-            use = {"run": "base", "recipe": "pgd-at", "recipe_digest": "r", "epochs": 1, "seed": 0}
-            for run, found in zip(plain["runs"], ("one", digest), strict=True):
-                run["stages"] = {"base": use | {"model_digest": found}}
-
-        return change
-
-    for digest, reason in (("one", ""), ("other", "they build on other weights of the same base")):
-        record = study(HALF, out=tmp_path / digest, earlier=[changed(half, on(digest))]).record
-        assert record.tests[0].test.not_compared.startswith(reason)
-        assert (record.tests[0].test.robust is None) == bool(reason)
-        assert len(record.differences) == (not reason)
+    runs, rows = [], []
+    for name, control, digest in (("pgd-at", None, None), ("one", "pgd-at", one), ("two", "one", two)):
+        changes = {} if control is None else {"stages": {"base": "/somewhere/pgd-at-0"}}
+        judgements = (Judgement(suite="adaptive"),)
+        runs.append(
+            Planned(name=name, method=name, recipe=name, seed=0, data="d", changes=changes, control=control,
+                    judgements=judgements, path=Path(f"/somewhere/{name}-0"), stochastic=False)
+        )  # fmt: skip
+        mine = {"model": base if control is None else name, "data": "d", "attacks": "a"}
+        examples = StudyExamples.packed({0: (True, True), 1: (True, control is None)})
+        found = made.result(0.5, n=2, judgement="adaptive", digests=mine, examples=examples)
+        use = StageUse(run="pgd-at-0", recipe="p", recipe_digest="r", model_digest=digest or "", epochs=1, seed=0)
+        rows.append(
+            made.run(name, 0, found, control=control).model_copy(update={"stages": {"base": use} if digest else {}})
+        )
+    tests = against_controls(runs, rows, ())
+    assert [test.method for test in tests if test.test.not_compared] == apart
+    assert [test.method for test in differences(tests)] == [name for name in ("one", "two") if name not in apart]
+    for test in tests:
+        assert "other weights of pgd-at-0" in test.test.not_compared or not test.test.not_compared

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from deconfound.records import StudyRecord
@@ -33,6 +35,17 @@ def test_every_cell_is_shown_whole(width):
     for word in {word for row in (WIDE.headings, *WIDE.rows) for word in row}:
         assert word in text.split()
     assert text.count("a remark") == 1
+
+
+WORDS = st.lists(st.text("ab-", min_size=1, max_size=14), max_size=6).map(" ".join)
+
+
+@given(st.lists(st.tuples(*[WORDS] * 5), min_size=1, max_size=4), st.integers(44, 90))
+def test_no_word_is_broken(rows, width):
+    """Rich would shrink a column of long words for one of many short ones."""
+    grid = Grid("c", ("method", *(f"column-{i}" for i in range(4))), tuple(rows))
+    words = set(shown(Fitted(grid), width).split())
+    assert {word for row in (grid.headings, *rows) for cell in row for word in cell.split()} <= words
 
 
 def test_a_part_says_what_its_rows_are_of():

@@ -19,8 +19,8 @@ from deconfound.records import (
 from deconfound.reporting.strength import judge_text
 from deconfound.reporting.text import clean, listing, percent, threat_text, verdict_text
 
-Stood: TypeAlias = Mapping[int, tuple[bool, bool]]  # by example: clean correct; correct whatever the attacks made of it
 _Asked: TypeAlias = EvaluationRecord | StudyResult
+_Stood: TypeAlias = Mapping[int, tuple[bool, bool]]  # by example: clean right, and right whatever attacks made of it
 
 # Robust accuracies are comparable only where these are equal.
 _QUESTION: tuple[tuple[str, Callable[[_Asked], str]], ...] = (
@@ -72,7 +72,7 @@ def tested(first: str, a: EvaluationRecord, second: str, b: EvaluationRecord) ->
     return tested_on((first, a, stood(a.outcomes)), (second, b, stood(b.outcomes)))
 
 
-def tested_on(one: tuple[str, _Asked, Stood], other: tuple[str, _Asked, Stood]) -> PairedTest:
+def tested_on(one: tuple[str, _Asked, _Stood], other: tuple[str, _Asked, _Stood]) -> PairedTest:
     """Two judgements of the same data, tested on the examples that both saw, or why they are not.
 
     Args:

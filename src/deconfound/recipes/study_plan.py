@@ -12,15 +12,15 @@ from deconfound.data.naming import SHAPES, base_of, exists, moved
 from deconfound.errors import InputError, require, unknown_name
 from deconfound.recipes.registry import is_stochastic
 from deconfound.recipes.resolve import merged, parse_changes, read_spec, resolve
-from deconfound.recipes.schema import Recipe, differences, validated
+from deconfound.recipes.schema import differences, validated
 from deconfound.recipes.study_analyses import Analysis, check_fits, check_possible, check_record
 from deconfound.recipes.study_file import Entry, Study, analyses_of, folder_of, judgements_of, said_at
 from deconfound.recipes.study_judgements import Judgement
-from deconfound.recipes.study_shelf import Facts, Shelf
+from deconfound.recipes.study_rows import check_asked, check_equal, digest_of, names_in, of_weights
+from deconfound.recipes.study_shelf import Shelf
 from deconfound.records import EvaluationRecord, StudyRun, TrainingRecord
-from deconfound.store import RunFolder, read_weights
+from deconfound.store import RunFolder
 from deconfound.store.lock import holder
-from deconfound.store.weights import digest_tensors
 
 Standing = Literal["done", "begun", "left", "elsewhere"]
 
@@ -38,7 +38,7 @@ class Planned:
         grounds: folders of the runs that it builds on.
         sources: folders of the runs whose adversarial images a judgement tries, by method.
         stochastic: whether its network predicts at random.
-        recorded: what earlier records, made elsewhere, have of this run.
+        recorded: rows of earlier records, made elsewhere, that are of this run.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Planned:
     grounds: tuple[Path, ...] = ()
     sources: Mapping[str, Path] = field(default_factory=dict)
     analyses: tuple[Analysis, ...] = ()
-    recorded: StudyRun | None = None
+    recorded: tuple[StudyRun, ...] = ()
 
     @property
     def folder(self) -> RunFolder:
@@ -154,19 +154,24 @@ def selected(runs: Iterable[Planned], only: Iterable[str] = (), seeds: Iterable[
     return chosen
 
 
-def check_counts(run: Planned, shelf: Shelf, *, at_hand: bool = False) -> None:
+def at_hand(data: str) -> bool:
+    """Whether data can be read without a download."""
+    base = base_of(data)
+    return exists(base) or base in ("digits", SHAPES)
+
+
+def check_counts(run: Planned, shelf: Shelf, *, no_download: bool = False) -> None:
     """The data have as many test images as the judgements that are left ask for.
 
     Args:
         run: of the study.
         shelf: of the data.
-        at_hand: ask only data that need no download.
+        no_download: ask only data that need none.
 
     Raises:
         InputError: too few, before anything is trained for them.
     """
-    base = base_of(run.data)
-    if at_hand and not exists(base) and base not in ("digits", SHAPES):
+    if no_download and not at_hand(run.data):
         return
     for judgement in run.judgements:
         if judgement.n is not None and judged(run, judgement) == "left":
@@ -211,51 +216,22 @@ def check(run: Planned, shelf: Shelf | None) -> None:
         require(training.data_digest == facts.train, f"{run.path}: data", training.data, rule)
     judged = [(file, one) for one in run.judgements if (file := run.record(one)).exists()]
     analysed = [(file, one) for one in run.analyses if (file := one.record(run.path)).exists()]
-    digest = digest_tensors(read_weights(folder.model, "run")[0]) if judged or analysed else ""
+    digest = digest_of(folder.model) if judged or analysed else ""
     for file, judgement in judged:
-        _check_record(file, judgement, run, wanted, digest, facts)
+        record = EvaluationRecord.read(file)
+        check_equal({"model_digest": (record.model_digest, digest)}, str(file))
+        check_asked(record, judgement, wanted, str(file), facts=facts, stochastic=run.stochastic)
     for file, analysis in analysed:
         found = {} if facts is None else {"data_digest": facts.test}
         check_record(analysis, file, {"model_digest": digest} | found)
 
 
-def _check_record(
-    file: Path, judgement: Judgement, run: Planned, recipe: Recipe, digest: str, facts: Facts | None
-) -> None:
-    record = EvaluationRecord.read(file)
-    norm = judgement.norm or recipe.norm
-    asked: dict[str, tuple[Any, Any]] = {
-        "suite": (record.suite, judgement.suite),
-        "budget": (record.budget, judgement.budget),
-        "seed": (record.seed, judgement.seed),
-        "norm": (record.threat.norm, norm),
-        "model_digest": (record.model_digest, digest),
-    }
-    if judgement.eps is not None or norm == recipe.norm:
-        asked["eps"] = (record.threat.eps, recipe.eps if judgement.eps is None else judgement.eps)
-    if judgement.n is not None:
-        asked["n"] = (record.n, judgement.n)
-    elif facts is not None and not run.stochastic:
-        asked["n"] = (record.n, facts.tests)
-    if facts is not None:
-        asked["data_digest"] = (record.data_digest, facts.test)
-    for key, (found, wanted) in asked.items():
-        require(found == wanted, f"{file}: {key}", found, f"{wanted}, as the study asks of this run")
-
-
 def kept(run: Planned) -> StudyRun | None:
-    """What earlier records have of the weights in a run's folder; of the run, where none lie there."""
-    if run.recorded is None or not run.folder.record.is_file():
-        return run.recorded
-    digest = digest_tensors(read_weights(run.folder.model, "run")[0])
-    results = tuple(one for one in run.recorded.results if one.digests["model"] == digest)
-    analyses = tuple(one for one in run.recorded.analyses if one.digests["model"] == digest)
-    return run.recorded.model_copy(update={"results": results, "analyses": analyses})
-
-
-def _kept_names(run: Planned) -> set[str]:
-    row = kept(run)
-    return set() if row is None else {*(one.judgement for one in row.results), *(one.analysis for one in row.analyses)}
+    """What earlier records have of the weights in a run's folder; where none lie there, of those they judged first."""
+    if not run.recorded or not run.folder.record.is_file():
+        return of_weights(run.recorded)
+    with said_at(str(run.path)):
+        return of_weights(run.recorded, digest_of(run.folder.model))
 
 
 def trained(run: Planned) -> Standing:
@@ -263,23 +239,23 @@ def trained(run: Planned) -> Standing:
     folder = run.folder
     if folder.record.is_file():
         return "done"
-    if folder.exists():
-        return "begun"
     asked = {*(one.name for one in run.judgements), *(one.name for one in run.analyses)}
-    return "left" if run.recorded is None else "done" if asked <= _kept_names(run) else "elsewhere"
+    if run.recorded and asked <= names_in(kept(run)):
+        return "done"
+    return "begun" if folder.exists() else "elsewhere" if run.recorded else "left"
 
 
 def judged(run: Planned, judgement: Judgement) -> Standing:
     """How far a judgement of a run is."""
     file = run.record(judgement)
-    if file.is_file() or judgement.name in _kept_names(run):
+    if file.is_file() or judgement.name in names_in(kept(run)):
         return "done"
     return "begun" if file.with_name(f"{file.name}.journal").exists() else "left"
 
 
 def analysed(run: Planned, analysis: Analysis) -> Standing:
     """How far an analysis of a run is; it is made at once or not at all."""
-    return "done" if analysis.record(run.path).is_file() or analysis.name in _kept_names(run) else "left"
+    return "done" if analysis.record(run.path).is_file() or analysis.name in names_in(kept(run)) else "left"
 
 
 @dataclass(frozen=True)

@@ -13,21 +13,20 @@ from typing import Any
 from deconfound.data.naming import without_place
 from deconfound.functional.statistics import wilson_interval
 from deconfound.recipes.machine import commit, describe
-from deconfound.recipes.pairing import attacks_met
+from deconfound.recipes.pairing import attacks_met, stood
 from deconfound.recipes.schema import GIVEN
 from deconfound.recipes.study_analyses import read_record
-from deconfound.recipes.study_earlier import check_agree
-from deconfound.recipes.study_examples import packed
 from deconfound.recipes.study_figures import analysis_result
 from deconfound.recipes.study_file import Study
 from deconfound.recipes.study_judgements import Judgement, questions_of
 from deconfound.recipes.study_plan import Planned, Status, kept
-from deconfound.recipes.study_tests import differences, tests_of
+from deconfound.recipes.study_tests import against_controls, differences
 from deconfound.records import (
     Accuracy,
     AnalysisRecord,
     EvaluationRecord,
     StudyAnalysis,
+    StudyExamples,
     StudyMean,
     StudyRecord,
     StudyResult,
@@ -61,9 +60,6 @@ def collected(
         status: how far each run is.
         failures: of this call, one line each.
         earlier: records that runs know from elsewhere, for their tests.
-
-    Raises:
-        InputError: runs on data of one name and of different content.
     """
     evaluations: list[EvaluationRecord] = []
     trainings: list[TrainingRecord] = []
@@ -71,7 +67,8 @@ def collected(
     found: list[StudyRun] = []
     for run in runs:
         if not run.folder.record.is_file():
-            found += [] if run.recorded is None else [_completed(run, run.recorded)]
+            row = kept(run)
+            found += [] if row is None else [_completed(run, row)]
             continue
         training = TrainingRecord.read(run.folder.record)
         results, asked = [], questions_of(run.judgements)
@@ -85,8 +82,7 @@ def collected(
         trainings.append(training)
         row = run_of(run, training, results, [analysis_result(one, made) for one, made in looks.items()])
         found.append(_completed(run, row))
-    check_agree(found)
-    tests = tuple(tests_of(runs, found, earlier))
+    tests = tuple(against_controls(runs, found, earlier))
     record = StudyRecord(
         study=study.study,
         about=study.about,
@@ -191,7 +187,7 @@ def result(judgement: Judgement, record: EvaluationRecord, question: str | None 
         surrogate=record.surrogate,
         seconds=record.seconds,
         digests={"model": record.model_digest, "data": record.data_digest, "attacks": _digest(attacks_met(record))},
-        examples=packed(record.outcomes),
+        examples=StudyExamples.packed(stood(record.outcomes)),
         machine=record.machine,
     )
 

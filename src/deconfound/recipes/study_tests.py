@@ -5,15 +5,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from deconfound.recipes.pairing import adjusted, tested_on
-from deconfound.recipes.study_examples import unpacked
 from deconfound.recipes.study_judgements import questions_of
 from deconfound.recipes.study_plan import Planned
 from deconfound.records import PairedTest, StudyDifference, StudyRecord, StudyResult, StudyRun, StudyTest
+from deconfound.reporting.text import listing
 
 
-def tests_of(runs: Sequence[Planned], rows: Iterable[StudyRun], earlier: Sequence[StudyRecord]) -> list[StudyTest]:
+def against_controls(
+    runs: Sequence[Planned], rows: Iterable[StudyRun], earlier: Sequence[StudyRecord]
+) -> list[StudyTest]:
     """Each method against its control, seed by seed, under every question that both were asked.
 
     Args:
@@ -28,9 +31,9 @@ def tests_of(runs: Sequence[Planned], rows: Iterable[StudyRun], earlier: Sequenc
         control = sides.get((side.run.control or "", side.run.seed))
         for question, mine, theirs in _shared(side, control) if control is not None else ():
             assert control is not None  # said by the line above
-            test = _tested(side, mine, control, theirs, question)
-            if test := test or _taken(side.run, mine, theirs, question, earlier):
-                families.setdefault(question, []).append(test)
+            known = _taken(side.run, mine, theirs, question, earlier)
+            test = known or _tested(side, mine, control, theirs, question)
+            families.setdefault(question, []).append(test)
     return [test for family in families.values() for test in _adjusted(family)]
 
 
@@ -59,40 +62,55 @@ def _shared(side: _Side, control: _Side) -> Iterator[tuple[str, StudyResult, Stu
             yield mine.question, here[mine.name], done[0]
 
 
-def _tested(side: _Side, mine: StudyResult, control: _Side, theirs: StudyResult, question: str) -> StudyTest | None:
-    """None where one of them does not say which examples stood."""
-    if mine.examples is None or theirs.examples is None:
-        return None
+def _tested(side: _Side, mine: StudyResult, control: _Side, theirs: StudyResult, question: str) -> StudyTest:
     first, second = side.run.path.name, control.run.path.name
-    if reason := _apart(side.row, mine, control.row, theirs):
+    reason = _apart(side, mine, control, theirs)
+    if reason or mine.examples is None or theirs.examples is None:
         test = PairedTest(first=first, second=second, not_compared=reason)
     else:
-        test = tested_on((first, mine, unpacked(mine.examples)), (second, theirs, unpacked(theirs.examples)))
+        test = tested_on((first, mine, mine.examples.stood), (second, theirs, theirs.examples.stood))
     return StudyTest(
         method=side.run.name,
         control=control.run.name,
         question=question,
         seed=side.run.seed,
-        same_attacks=mine.digests["attacks"] == theirs.digests["attacks"],
+        same_attacks=bool(reason) or mine.digests["attacks"] == theirs.digests["attacks"],
         test=test,
     )
 
 
-def _apart(row: StudyRun, mine: StudyResult, control: StudyRun, theirs: StudyResult) -> str:
-    """Why two results say nothing of method against control; empty where they do."""
+def _apart(side: _Side, mine: StudyResult, control: _Side, theirs: StudyResult) -> str:
+    """Why two results are not tested; empty where they are."""
     if mine.digests["data"] != theirs.digests["data"]:
         return "other images, such as of another size"
-    for name in row.stages.keys() & control.stages.keys():
-        one, other = row.stages[name], control.stages[name]
-        if one.recipe_digest == other.recipe_digest and one.model_digest != other.model_digest:
-            return f"they build on other weights of the same {name}, such as of another processor"
-    return ""
+    if stage := _other_ground(side, mine, control, theirs):
+        return f"they build on other weights of {stage}, such as of another processor"
+    silent = [one.run.path.name for one, its in ((side, mine), (control, theirs)) if its.examples is None]
+    return f"the record of {listing(silent)} does not say which examples stood" if silent else ""
+
+
+def _other_ground(side: _Side, mine: StudyResult, control: _Side, theirs: StudyResult) -> str:
+    """A run of the study that both build on, or that one is, whose weights are not the same for both; or nothing."""
+    one, other = (
+        {**_grounds(at), at.run.path.name: its.digests["model"]} for at, its in ((side, mine), (control, theirs))
+    )
+    return next((name for name in one if other.get(name, one[name]) != one[name]), "")
+
+
+def _grounds(side: _Side) -> dict[str, str]:
+    """The weights of each run of the study that a run builds on, where its row knows them."""
+    given = {stage: how for stage, how in side.run.changes.get("stages", {}).items() if isinstance(how, str)}
+    return {
+        Path(how).name: side.row.stages[stage].model_digest for stage, how in given.items() if stage in side.row.stages
+    }
 
 
 def _taken(
     run: Planned, mine: StudyResult, theirs: StudyResult, question: str, earlier: Iterable[StudyRecord]
 ) -> StudyTest | None:
-    """The test that an earlier record has of the very same two results."""
+    """The test that an earlier record has of the very same two results, where they do not say which examples stood."""
+    if mine.examples is not None and theirs.examples is not None:
+        return None
     for record in earlier:
         rows = [row for row in record.runs if row.seed == run.seed]
         has = {(row.name, one.judgement, _identity(one)) for row in rows for one in row.results}
@@ -137,4 +155,4 @@ def _difference(key: tuple[str, str, str], members: Sequence[tuple[int, float]])
     )
 
 
-__all__ = ["differences", "tests_of"]
+__all__ = ["differences", "against_controls"]

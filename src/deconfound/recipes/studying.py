@@ -62,7 +62,7 @@ def study(
     data: str | None = None,
     only: Iterable[str] = (),
     seeds: Iterable[int] = (),
-    earlier: Iterable[str | Path] = (),
+    earlier: str | Path | Iterable[str | Path] = (),
     part: str = "all",
     dry_run: bool = False,
     device: str = "auto",
@@ -82,8 +82,9 @@ def study(
         only: names of methods to work on; all by default. The table is always that of the whole study.
         seeds: training seeds to work on; all by default.
         earlier: records (``study.json``) of this study, or of one that shares runs with it, made elsewhere. Runs that
-            they have whole are not trained here; of runs that are trained here, what they have about the same weights
-            stands, and what lies here comes first.
+            they have whole are not trained here, unless a call without them does it, as for a run that others build
+            on. Of runs that are trained here, what they have about the same weights stands, and what lies here comes
+            first. Their data are compared where they can be read without a download, and where a run is worked on.
         part: ``all``, or ``train``, ``judge``, ``analyze`` or ``table`` alone.
         dry_run: check everything, and say how far it is.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -103,13 +104,14 @@ def study(
         raise unknown_name("part", part, PARTS)
     definition, folder = read(spec), Path(out)
     require(not folder.exists() or folder.is_dir(), "out", str(folder), "a folder; a file of this name exists")
-    shelf, records = Shelf(), read_earlier(earlier)
-    runs = with_earlier(planned(definition, folder, data), records, None if part == "table" else shelf)
-    chosen = selected(runs, only, seeds)
+    shelf, records, runs = Shelf(), read_earlier(earlier), planned(definition, folder, data)
+    wanted = {run.path for run in selected(runs, only, seeds)}
+    runs = with_earlier(runs, records, shelf, () if dry_run or part == "table" else wanted)
+    chosen = tuple(run for run in runs if run.path in wanted)
     for run in runs:
         check(run, shelf if run in chosen and part != "table" else None)
     for run in chosen if part in ("all", "train", "judge") else ():
-        check_counts(run, shelf, at_hand=dry_run)
+        check_counts(run, shelf, no_download=dry_run)
     if dry_run:
         return Studied(record=None, status=tuple(status(run) for run in chosen))
     failures: tuple[str, ...] = ()
@@ -238,7 +240,7 @@ def _written(folder: Path, found: Collected) -> tuple[Path, ...]:
     text = render(found.evaluations, found.trainings, title=title, analyses=found.analyses, study=found.record)
     write_text(page, text)
     write_text(csv, csv_table(found.record))
-    more = (folder / ANALYSES_FILE,) if found.analyses else ()
+    more = (folder / ANALYSES_FILE,) if any(run.analyses for run in found.record.runs) else ()
     for file in more:
         write_text(file, analyses_csv(found.record))
     write_text(record, found.record.to_json())

@@ -19,6 +19,7 @@ from deconfound.records.card import CardEvaluation, ExportedFile, ModelCard
 from deconfound.records.certification import CertificationRecord, CertifiedPoint, CertifiedShare
 from deconfound.records.checkpoints import CheckpointsRecord, KeptEpoch, RankCorrelation
 from deconfound.records.effects import AttackedKinds, EffectsRecord, FeatureKind, InversionDistance
+from deconfound.records.examples import StudyExamples
 from deconfound.records.exposure import Centre, ExposureRecord, Looks, Mean, View
 from deconfound.records.instruments import Effect, Estimate, FirstStage, InstrumentsRecord, Statistic
 from deconfound.records.kinds import ANALYSES
@@ -45,7 +46,6 @@ from deconfound.records.runs import (
 from deconfound.records.studies import (
     StudyAnalysis,
     StudyDifference,
-    StudyExamples,
     StudyFigure,
     StudyMean,
     StudyRecord,

@@ -86,6 +86,9 @@ class VersionedRecord(Record):
             field = ".".join(str(part) for part in first["loc"])
             if first["type"] == "missing":
                 raise InputError(f"{source}: {field}", None, "a value; this field is required") from None
+            cause = first.get("ctx", {}).get("error")
+            if isinstance(cause, InputError):
+                raise InputError(f"{source}: {field}.{cause.field}", cause.value, cause.rule) from None
             raise InputError(f"{source}: {field}", first.get("input"), first["msg"]) from None
 
     @classmethod

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+from pydantic import model_validator
+
+from deconfound.errors import require
 from deconfound.records.analysis import Accuracy
 from deconfound.records.base import Interval, Machine, Record, Threat, VersionedRecord
+from deconfound.records.examples import StudyExamples
 from deconfound.records.runs import ColumnResult, PairedTest, StageUse, Verdict
 
 
-class StudyExamples(Record):
-    """Which examples an evaluation saw, and which of them stood: what a paired test has to know of it.
-
-    Attributes:
-        indices: in the data set, in rising order, as ranges: ``0-499,731``.
-        right: one bit for each of them, as hexadecimal digits, the first example highest: the clean image is classified
-            correctly.
-        stands: likewise: so is whatever the attacks made of it.
-    """
-
-    indices: str
-    right: str
-    stands: str
+def _require_digests(digests: dict[str, str], *names: str) -> None:
+    lacking = [name for name in names if name not in digests]
+    require(not lacking, "digests", sorted(digests), f"a digest of {', '.join(lacking)} too")
 
 
 class StudyResult(Record):
@@ -62,6 +56,13 @@ class StudyResult(Record):
     examples: StudyExamples | None = None
     machine: Machine
 
+    @model_validator(mode="after")
+    def _says_of_what(self) -> Self:
+        _require_digests(self.digests, "model", "data", *([] if self.examples is None else ["attacks"]))
+        if self.examples is not None:
+            require(self.examples.count == self.n, "examples", self.examples.indices, f"{self.n} examples, as n says")
+        return self
+
 
 class StudyFigure(Record):
     """One number that an analysis found.
@@ -99,6 +100,11 @@ class StudyAnalysis(Record):
     seconds: float
     digests: dict[str, str]
     machine: Machine
+
+    @model_validator(mode="after")
+    def _says_of_what(self) -> Self:
+        _require_digests(self.digests, "model", "data")
+        return self
 
 
 class StudyRun(Record):

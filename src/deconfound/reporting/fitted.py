@@ -30,13 +30,13 @@ class Fitted:
         parts = list(_parts(self.grid, options.max_width))
         for number, columns in enumerate(parts, 1):
             part = f" ({number} of {len(parts)})" if len(parts) > 1 else ""
-            yield _table(self.grid, columns, f"{self.grid.caption}{part}")
+            yield _table(self.grid, columns, f"{self.grid.caption}{part}", options.max_width)
         yield from map(Text, self.grid.remarks)
 
 
 def _parts(grid: Grid, width: int) -> Iterator[list[int]]:
     """The columns of each table."""
-    least = [_least(column) for column in zip(grid.headings, *grid.rows, strict=True)]
+    least = [narrowest for narrowest, _ in _widths(grid)]
     keys = next((i for i, heading in enumerate(grid.headings) if heading not in _KEYS), len(least))
     others, shown = list(range(keys, len(least))), list(range(keys))
     if not others:
@@ -50,15 +50,21 @@ def _parts(grid: Grid, width: int) -> Iterator[list[int]]:
         others = others[count:]
 
 
-def _least(column: tuple[str, ...]) -> int:
-    """The longest word, and what is around it."""
-    return max((len(word) for cell in column for word in cell.split()), default=0) + _PADDING
+def _widths(grid: Grid) -> list[tuple[int, int]]:
+    """The longest word and the longest cell of each column, with what is around them."""
+    columns = list(zip(grid.headings, *grid.rows, strict=True))
+    words = [max((len(word) for cell in column for word in cell.split()), default=0) for column in columns]
+    return [(word + _PADDING, max(map(len, column)) + _PADDING) for word, column in zip(words, columns, strict=True)]
 
 
-def _table(grid: Grid, columns: list[int], caption: str) -> Table:
+def _table(grid: Grid, columns: list[int], caption: str, width: int) -> Table:
+    """Some columns. Rich shrinks any of them, also below its longest word, so that their widths are given."""
+    widths = [_widths(grid)[i] for i in columns]
+    room, more = width - sum(least for least, _ in widths), sum(most - least for least, most in widths)
     table = plain_table(caption)
-    for i in columns:
-        table.add_column(Text(grid.headings[i]), overflow="fold")
+    for i, (least, most) in zip(columns, widths, strict=True):
+        given = least + (most - least) * room // more - _PADDING if 0 <= room < more else None
+        table.add_column(Text(grid.headings[i]), overflow="fold", width=given)
     for row in grid.rows:
         table.add_row(*(Text(row[i]) for i in columns))
     return table

@@ -95,9 +95,11 @@ def _against(record: StudyRecord, name: str, question: str) -> str:
         return ""
     tests = [one for one in record.tests if (one.method, one.question) == (name, question)]
     p_values = ", ".join(p_text(one.test.robust.adjusted_p_value) for one in tests if one.test.robust)
+    own = tuple(run.seed for run in _runs(record, name))
+    seeds = "" if over.seeds == own else f" (seeds {_listed(over.seeds)})"
     spread = "" if over.deviation is None else f" {deviation_text(over.deviation)}"
     doubt = mark(record, [name, over.control], question, over.seeds)
-    return f"{points(over.mean)}{spread} to {clean(over.control)}, p {p_values}{doubt}"
+    return f"{points(over.mean)}{spread} to {clean(over.control)}, p {p_values}{seeds}{doubt}"
 
 
 __all__ = ["leaderboard_grid", "questions"]
