@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from deconfound.errors import InputError
 from deconfound.recipes.studying import study
+from deconfound.recipes.targets import evaluate_target
 
 TINY = {"epochs": 1, "steps": 1, "selection.steps": 1, "batch_size": 512}
 DEFINITION = {
@@ -26,3 +29,8 @@ def refused(match, spec=DEFINITION, **arguments):
         study(spec, **arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def lightly(target, judging, **more):
+    """Neither checks nor curve, which take most of the time of so small an evaluation."""
+    return evaluate_target(target, replace(judging, checks=False, curve=False, batch_size=10), **more)

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-from dataclasses import replace
 
 import pytest
 
@@ -17,17 +16,10 @@ from deconfound.recipes.training import train
 from deconfound.records import EvaluationRecord, StudyRecord, TrainingRecord
 from deconfound.store import held
 from jobs import WEIGHTS, Told, contents, data_module, split
-from small_study import DEFINITION, TINY, refused
+from small_study import DEFINITION, TINY, lightly, refused
 
 NAMES = ["standard-0", "standard-1", "pgd-at-0", "pgd-at-1"]
 ONE = DEFINITION | {"runs": [{"recipe": "standard"}], "judge": {"all": [{"suite": "pgd-2", "n": 30}]}}
-
-
-def lightly(target, judging, **more):
-    return original(target, replace(judging, checks=False, curve=False, batch_size=10), **more)
-
-
-original = studying.evaluate_target
 
 
 @pytest.fixture(scope="module", autouse=True)

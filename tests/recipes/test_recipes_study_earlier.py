@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import yaml
 
-import study_records as made
 from deconfound.cli import main
 from deconfound.recipes import study_earlier, studying
-from deconfound.recipes.study_judgements import Judgement
-from deconfound.recipes.study_plan import Planned
-from deconfound.recipes.study_tests import against_controls, differences
 from deconfound.recipes.studying import study
-from deconfound.records import StageUse, StudyExamples, StudyRecord
+from deconfound.records import StudyRecord
 from jobs import Told
-from small_study import DEFINITION, TINY, refused
+from small_study import DEFINITION, TINY, lightly, refused
 
 HALF = DEFINITION | {
     "judge": {"all": [{"suite": "pgd-2", "n": 30}]},
     "runs": [run | {"seeds": [0]} for run in DEFINITION["runs"]],
 }
 WHOLE = HALF | {"runs": DEFINITION["runs"]}
-original = studying.evaluate_target
-
-
-def lightly(target, judging, **more):
-    return original(target, replace(judging, checks=False, curve=False, batch_size=10), **more)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -331,32 +320,3 @@ def test_the_command(half, tmp_path, monkeypatch, capsys):
     assert "pgd-at" in capsys.readouterr().out
     assert main(["study", str(spec), "--out", str(tmp_path / "o"), "--earlier", str(tmp_path / "no.json")]) == 2
     assert "earlier" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("base", "one", "two", "apart"),
-    [("b", "b", "b", []), ("b", "x", "x", ["one"]), ("b", "b", "x", ["two"]), ("b", None, "x", [])],
-    ids=["shared", "another base than the control", "another base than the control's", "unknown"],
-)
-def test_a_control_on_other_weights_of_a_shared_run_is_no_control(base, one, two, apart):
-    """The same recipe with the same seed gives other weights on another processor."""
-    runs, rows = [], []
-    for name, control, digest in (("pgd-at", None, None), ("one", "pgd-at", one), ("two", "one", two)):
-        changes = {} if control is None else {"stages": {"base": "/somewhere/pgd-at-0"}}
-        judgements = (Judgement(suite="adaptive"),)
-        runs.append(
-            Planned(name=name, method=name, recipe=name, seed=0, data="d", changes=changes, control=control,
-                    judgements=judgements, path=Path(f"/somewhere/{name}-0"), stochastic=False)
-        )  # fmt: skip
-        mine = {"model": base if control is None else name, "data": "d", "attacks": "a"}
-        examples = StudyExamples.packed({0: (True, True), 1: (True, control is None)})
-        found = made.result(0.5, n=2, judgement="adaptive", digests=mine, examples=examples)
-        use = StageUse(run="pgd-at-0", recipe="p", recipe_digest="r", model_digest=digest or "", epochs=1, seed=0)
-        rows.append(
-            made.run(name, 0, found, control=control).model_copy(update={"stages": {"base": use} if digest else {}})
-        )
-    tests = against_controls(runs, rows, ())
-    assert [test.method for test in tests if test.test.not_compared] == apart
-    assert [test.method for test in differences(tests)] == [name for name in ("one", "two") if name not in apart]
-    for test in tests:
-        assert "other weights of pgd-at-0" in test.test.not_compared or not test.test.not_compared

@@ -1,0 +1,42 @@
+"""Which runs of a study are tested against their controls: none that stand on other weights of a shared run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import study_records as made
+from deconfound.recipes.study_judgements import Judgement
+from deconfound.recipes.study_plan import Planned
+from deconfound.recipes.study_tests import against_controls, differences
+from deconfound.records import StageUse, StudyExamples
+
+
+@pytest.mark.parametrize(
+    ("base", "one", "two", "apart"),
+    [("b", "b", "b", []), ("b", "x", "x", ["one"]), ("b", "b", "x", ["two"]), ("b", None, "x", [])],
+    ids=["shared", "another base than the control", "another base than the control's", "unknown"],
+)
+def test_a_control_on_other_weights_of_a_shared_run_is_no_control(base, one, two, apart):
+    """The same recipe with the same seed gives other weights on another processor."""
+    runs, rows = [], []
+    for name, control, digest in (("pgd-at", None, None), ("one", "pgd-at", one), ("two", "one", two)):
+        changes = {} if control is None else {"stages": {"base": "/somewhere/pgd-at-0"}}
+        judgements = (Judgement(suite="adaptive"),)
+        runs.append(
+            Planned(name=name, method=name, recipe=name, seed=0, data="d", changes=changes, control=control,
+                    judgements=judgements, path=Path(f"/somewhere/{name}-0"), stochastic=False)
+        )  # fmt: skip
+        mine = {"model": base if control is None else name, "data": "d", "attacks": "a"}
+        examples = StudyExamples.packed({0: (True, True), 1: (True, control is None)})
+        found = made.result(0.5, n=2, judgement="adaptive", digests=mine, examples=examples)
+        use = StageUse(run="pgd-at-0", recipe="p", recipe_digest="r", model_digest=digest or "", epochs=1, seed=0)
+        rows.append(
+            made.run(name, 0, found, control=control).model_copy(update={"stages": {"base": use} if digest else {}})
+        )
+    tests = against_controls(runs, rows, ())
+    assert [test.method for test in tests if test.test.not_compared] == apart
+    assert [test.method for test in differences(tests)] == [name for name in ("one", "two") if name not in apart]
+    for test in tests:
+        assert "other weights of pgd-at-0" in test.test.not_compared or not test.test.not_compared
