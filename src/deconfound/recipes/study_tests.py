@@ -11,6 +11,7 @@ from deconfound.recipes.pairing import adjusted, tested_on
 from deconfound.recipes.study_judgements import questions_of
 from deconfound.recipes.study_plan import Planned
 from deconfound.records import PairedTest, StudyDifference, StudyRecord, StudyResult, StudyRun, StudyTest
+from deconfound.reporting.study_doubt import robust
 from deconfound.reporting.text import listing
 
 
@@ -85,6 +86,8 @@ def _apart(side: _Side, mine: StudyResult, control: _Side, theirs: StudyResult) 
         return "other images, such as of another size"
     if stage := _other_ground(side, mine, control, theirs):
         return f"they build on other weights of {stage}, such as of another processor"
+    if any(robust(one)[0] != one.robust_accuracy for one in (mine, theirs)):
+        return "which examples the attackers beyond the threat model leave is not recorded"
     silent = [one.run.path.name for one, its in ((side, mine), (control, theirs)) if its.examples is None]
     return f"the record of {listing(silent)} does not say which examples stood" if silent else ""
 
