@@ -20,6 +20,7 @@ from deconfound.errors import InputError
 from deconfound.evaluation import Probes
 from deconfound.functional.statistics import wilson_interval
 from deconfound.models.fast import fast_surrogate
+from deconfound.records.examples import unpacked_bits
 from judged import BOX, Planted, Switch, judged, numbered
 from toys import Rows, ToySource, tiny_net
 
@@ -61,6 +62,14 @@ class TestColumns:
             assert column.interval == wilson_interval(round(column.accuracy * COUNT), COUNT)
         assert [c.threat for c in record.columns] == [str(BOX), str(L2), str(BOX), str(L2), ""]
         assert record.columns[0].settings == columns[0].settings()
+
+    def test_says_which_examples_each_left(self):
+        record, _ = table([Planted(name="first", victims=frozenset({1, 9}))])
+        broken = ({1, 2, 3}, {3, 5, 6}, {2, 7}, set(), {1, 2, 3, 5, 6, 7})
+        for column, gone in zip(record.columns, broken, strict=True):
+            expected = [one.index not in {*WRONG, *gone} for one in record.outcomes]
+            assert unpacked_bits(column.stands, COUNT) == expected
+            assert sum(expected) / COUNT == column.accuracy
 
     def test_what_those_within_the_threat_model_break_counts(self):
         record, _ = table([Planted(name="first", victims=frozenset({1, 9}))])

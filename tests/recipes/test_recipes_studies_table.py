@@ -12,6 +12,7 @@ from deconfound.recipes import study_file, study_plan
 from deconfound.recipes.study_table import collected
 from deconfound.records import (
     AttackResult,
+    ColumnResult,
     EvaluationRecord,
     Machine,
     Outcome,
@@ -20,6 +21,7 @@ from deconfound.records import (
     TrainingRecord,
     Verdict,
 )
+from deconfound.records.examples import packed_bits
 from deconfound.store import RunFolder
 from small_study import DEFINITION
 
@@ -105,6 +107,28 @@ def test_the_arithmetic_of_a_table(by_hand):
     (over,) = record.differences
     assert over.differences == pytest.approx((0.4, 0.4))
     assert (over.mean, over.deviation) == (pytest.approx(0.4), pytest.approx(0.0))
+
+
+def test_what_attackers_beyond_the_threat_model_break_counts_in_the_tests(tmp_path, by_hand):
+    interval = (0.0, 1.0)
+    for name, left in (("standard-0", "1110000000"), ("pgd-at-0", "1011111110")):
+        file = tmp_path / name / "adaptive.json"
+        record = EvaluationRecord.read(file)
+        share, stands = left.count("1") / 10, packed_bits([bit == "1" for bit in left])
+        columns = [
+            ColumnResult(name=title, group=group, threat=threat, n=10, accuracy=share, interval=interval, stands=stands)
+            for title, group, threat in (("l2", "norm", "l2 2"), ("all of them", "union", ""))
+        ]
+        file.write_text(record.model_copy(update={"columns": tuple(columns)}).to_json())
+    record = tables(*by_hand)
+    (first, _) = record.tests
+    ahead, behind = 6, 1  # of the bits above, not of the outcomes
+    assert (first.seed, first.test.n, first.test.not_compared) == (0, 10, "")
+    assert first.test.robust.difference == (ahead - behind) / 10
+    assert first.test.robust.interval == paired_interval(ahead, behind, 10)
+    kept = next(run.results[0] for run in record.runs if run.folder == "pgd-at-0")
+    assert [column.stands for column in kept.columns] == ["", ""]
+    assert kept.robust_accuracy == 0.9  # inside the threat model
 
 
 def test_families_are_questions(tmp_path, by_hand):

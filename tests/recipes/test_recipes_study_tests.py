@@ -42,21 +42,27 @@ def test_a_control_on_other_weights_of_a_shared_run_is_no_control(base, one, two
         assert "other weights of pgd-at-0" in test.test.not_compared or not test.test.not_compared
 
 
-def test_what_attackers_beyond_the_threat_model_leave_is_not_tested():
-    """The outcomes are of the attacks inside it alone, and the row shows what all of them leave."""
+def test_what_attackers_beyond_the_threat_model_leave_is_tested_only_where_it_is_recorded():
+    """Older outcomes are of the attacks inside it alone, while the row shows what all of them leave."""
     runs, rows = [], []
     for name, control in (("old", None), ("new", "old")):
         runs.append(
             Planned(name=name, method=name, recipe=name, seed=0, data="d", changes={}, control=control,
                     judgements=(Judgement(suite="unseen"),), path=Path(f"/somewhere/{name}-0"), stochastic=False)
         )  # fmt: skip
-        columns = (made.column("l2", 0.1, "norm"), made.column("all of them", 0.1, "union"))
+        columns = (made.column("l2", 0.0, "norm"), made.column("all of them", 0.0, "union"))
         digests = {"model": name, "data": "d", "attacks": "a"}
         examples = StudyExamples.packed({0: (True, True), 1: (True, False)})
         found = made.result(0.5, n=2, judgement="unseen", digests=digests, examples=examples, columns=columns)
         rows.append(made.run(name, 0, found, control=control))
     (test,) = against_controls(runs, rows, ())
     assert "beyond the threat model" in test.test.not_compared
+    none = StudyExamples.packed({0: (True, False), 1: (True, False)})
+    told = [one.model_copy(update={"results": (one.results[0].model_copy(update={"examples": none}),)}) for one in rows]
+    assert "beyond the threat model" in against_controls(runs, [rows[0], told[1]], ())[0].test.not_compared
+    (test,) = against_controls(runs, told, ())
+    assert test.test.robust is not None
+    assert test.test.n == 2
     alone = (made.column("all of them", 0.5, "union"),)
     within = [
         one.model_copy(update={"results": (one.results[0].model_copy(update={"columns": alone}),)}) for one in rows

@@ -33,6 +33,7 @@ from deconfound.functional.losses import margin
 from deconfound.functional.predictions import predicted
 from deconfound.functional.statistics import wilson_interval
 from deconfound.records import AttackResult, Check, ColumnResult, Picture
+from deconfound.records.examples import packed_bits
 
 
 class Run:
@@ -269,6 +270,7 @@ def column(name: str, group: str, attack: Attack | None, standing: Tensor) -> Co
         n=n,
         accuracy=left / n,
         interval=wilson_interval(left, n),
+        stands=packed_bits(standing.tolist()),
     )
 
 

@@ -33,6 +33,8 @@ from deconfound.records import (
     StudyRun,
     TrainingRecord,
 )
+from deconfound.records.examples import unpacked_bits
+from deconfound.reporting.study_doubt import union_beyond
 
 
 @dataclass(frozen=True)
@@ -181,15 +183,24 @@ def result(judgement: Judgement, record: EvaluationRecord, question: str | None 
         robust_interval=record.robust_interval,
         survivors={attack.name: attack.survivors for attack in record.attacks},
         undeclared=undeclared(record),
-        columns=tuple(column.model_copy(update={"settings": {}}) for column in record.columns),
+        columns=tuple(column.model_copy(update={"settings": {}, "stands": ""}) for column in record.columns),
         deviation=None if record.spread is None else record.spread.robust_deviation,
         verdict=record.verdict.model_copy(update={"checks": failed}),
         surrogate=record.surrogate,
         seconds=record.seconds,
         digests={"model": record.model_digest, "data": record.data_digest, "attacks": _digest(attacks_met(record))},
-        examples=StudyExamples.packed(stood(record.outcomes)),
+        examples=StudyExamples.packed(_standing(record)),
         machine=record.machine,
     )
+
+
+def _standing(record: EvaluationRecord) -> dict[int, tuple[bool, bool]]:
+    """Which examples are right, and which of them whatever all attackers made of them, those beyond the threat too."""
+    within, union = stood(record.outcomes), union_beyond(record.columns)
+    if union is None or not union.stands:
+        return within
+    stands = unpacked_bits(union.stands, record.n)
+    return {index: (right, left) for (index, (right, _)), left in zip(within.items(), stands, strict=True)}
 
 
 def _digest(plain: object) -> str:

@@ -12,7 +12,7 @@ from deconfound.errors import require
 from deconfound.records.base import Record
 
 _RANGE = r"\d+(-\d+)?"
-_DIGITS = r"^[0-9a-f]*$"
+DIGITS = r"^[0-9a-f]*$"
 
 
 class StudyExamples(Record):
@@ -26,8 +26,8 @@ class StudyExamples(Record):
     """
 
     indices: Annotated[str, Field(pattern=rf"^({_RANGE}(,{_RANGE})*)?$")]
-    right: Annotated[str, Field(pattern=_DIGITS)]
-    stands: Annotated[str, Field(pattern=_DIGITS)]
+    right: Annotated[str, Field(pattern=DIGITS)]
+    stands: Annotated[str, Field(pattern=DIGITS)]
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -43,7 +43,7 @@ class StudyExamples(Record):
     def packed(cls, stood: Mapping[int, tuple[bool, bool]]) -> Self:
         """From what is known by index: clean image right, and right whatever the attacks made of it."""
         indices = sorted(stood)
-        right, stands = (_hexadecimal([stood[index][what] for index in indices]) for what in (0, 1))
+        right, stands = (packed_bits([stood[index][what] for index in indices]) for what in (0, 1))
         return cls(indices=_ranges(indices), right=right, stands=stands)
 
     @property
@@ -55,7 +55,7 @@ class StudyExamples(Record):
     def stood(self) -> dict[int, tuple[bool, bool]]:
         """What was packed."""
         indices = [i for first, last in _parts(self.indices) for i in range(int(first), int(last) + 1)]
-        right, stands = (_bits(digits, len(indices)) for digits in (self.right, self.stands))
+        right, stands = (unpacked_bits(digits, len(indices)) for digits in (self.right, self.stands))
         return dict(zip(indices, zip(right, stands, strict=True), strict=True))
 
 
@@ -80,15 +80,20 @@ def _ranges(indices: Sequence[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
 
 
-def _hexadecimal(flags: Sequence[bool]) -> str:
-    """Four flags a digit, the last digit filled with 0.
+def packed_bits(flags: Sequence[bool]) -> str:
+    """Four flags a hexadecimal digit, the first one highest, the last digit filled with 0.
 
-    >>> _hexadecimal([True, False, True, True, True])
+    >>> packed_bits([True, False, True, True, True])
     'b8'
     """
     bits = "".join("01"[flag] for flag in flags)
     return "".join(f"{int(bits[i : i + 4].ljust(4, '0'), 2):x}" for i in range(0, len(bits), 4))
 
 
-def _bits(digits: str, count: int) -> list[bool]:
+def unpacked_bits(digits: str, count: int) -> list[bool]:
+    """The first ``count`` flags of what ``packed_bits`` made.
+
+    >>> unpacked_bits("b8", 5)
+    [True, False, True, True, True]
+    """
     return [bit == "1" for digit in digits for bit in f"{int(digit, 16):04b}"][:count]

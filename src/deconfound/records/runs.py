@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from deconfound.records.base import Interval, Machine, Record, Threat, VersionedRecord
+from deconfound.records.examples import DIGITS
 
 
 class Check(Record):
@@ -84,7 +87,9 @@ class ColumnResult(Record):
 
     ``group`` is ``column`` (of a paper's table), ``alone`` (an attack of the suite, run apart from the others),
     ``transfer`` (crafted on another classifier), ``norm`` (another norm than the evaluation's), ``beyond`` (not bounded
-    by a norm) or ``union`` (what is left after all of them).
+    by a norm) or ``union`` (what is left after all of them). ``stands`` says which examples are left: a bit for each
+    outcome of the evaluation in their order, packed by ``packed_bits``; empty in records of before there was this field
+    and in those of studies, which keep what the union left beside it.
     """
 
     name: str
@@ -94,6 +99,7 @@ class ColumnResult(Record):
     n: int
     accuracy: float
     interval: Interval
+    stands: Annotated[str, Field(pattern=DIGITS)] = ""
 
 
 class Spread(Record):

@@ -27,11 +27,12 @@ class StudyResult(Record):
         survivors: how many examples each attack of the suite left, in order.
         undeclared: the accuracy under those attacks of the suite that the defence does not declare against itself,
             where it declares any: under the suite ``adaptive`` on a deterministic model that under ``standard``.
-        columns: attackers that ran by themselves, without their settings.
+        columns: attackers that ran by themselves, without their settings and what each of them left.
         deviation: of the robust accuracy over the seeds of a random judge.
         verdict: with the checks that failed, and no others.
         digests: of the model and of the data, as the evaluation states them, and of the attacks with their settings.
-        examples: which stood; None in records of before there was this field.
+        examples: which stood, also against attackers beyond the threat model where there were any; None in records of
+            before there was this field.
     """
 
     judgement: str

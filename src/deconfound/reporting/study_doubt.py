@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from deconfound.records import StudyRecord, StudyResult
+from deconfound.records import ColumnResult, StudyRecord, StudyResult
 from deconfound.reporting.text import clean, listing, verdict_text
 
 MARK = " UNRELIABLE"
@@ -52,10 +52,18 @@ def robust(one: StudyResult) -> tuple[float, tuple[float, float]]:
     Args:
         one: answer to the question.
     """
-    union = next((column for column in one.columns if column.group == "union"), None)
-    if union is None or all(column.group in _WITHIN for column in one.columns):
-        return one.robust_accuracy, one.robust_interval
-    return union.accuracy, union.interval
+    union = union_beyond(one.columns)
+    return (one.robust_accuracy, one.robust_interval) if union is None else (union.accuracy, union.interval)
+
+
+def union_beyond(columns: Sequence[ColumnResult]) -> ColumnResult | None:
+    """What attackers by themselves left together, where some of them go beyond the threat model.
+
+    Args:
+        columns: of a judgement.
+    """
+    union = next((column for column in columns if column.group == "union"), None)
+    return None if all(column.group in _WITHIN for column in columns) else union
 
 
 def doubts(record: StudyRecord, names: Collection[str] | None = None) -> list[str]:
