@@ -199,5 +199,6 @@ MAKERS: Mapping[str, Callable[[str], str]] = {
     "remaining": _remaining,
     "strength": measured.strength,
     "study": measured.study,
+    "versus": measured.versus,
     "suites": _suites,
 }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deconfound.recipes.pairing import adjusted, tested_on
+from deconfound.recipes.study_tests import inside_only
 from deconfound.records import Machine, StudyRecord, StudyRun, StudyTest
 from deconfound.reporting import leaderboard_grid, markdown_table
 from deconfound.reporting.comparison import p_text, points
@@ -14,6 +16,7 @@ from deconfound.reporting.grid import markdown_rows as table
 from deconfound.reporting.study_doubt import mark
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+STANDS = ("study", "method - control", "question", "n", "difference by seed, points", "p Holm by seed")
 
 
 def study(name: str) -> str:
@@ -52,14 +55,51 @@ def standing(words: str) -> str:
     asked, rows = set(words.split()), []
     for file in sorted(RESULTS.glob("*.json")):
         if json.loads(file.read_text()).get("kind") == StudyRecord.expected_kind:
-            rows += _stands(StudyRecord.read(file), asked)
-    return table(("study", "method - control", "question", "n", "difference by seed, points", "p Holm by seed"), rows)
+            record = StudyRecord.read(file)
+            rows += _stands(record, [test for test in record.tests if test.method in asked])
+    return table(STANDS, rows)
 
 
-def _stands(record: StudyRecord, asked: set[str]) -> list[tuple[str, ...]]:
+def versus(words: str) -> str:
+    """Some methods minus one that need not be their control, in every study that says which examples stood."""
+    reference, *methods = words.split()
+    rows = []
+    for file in sorted(RESULTS.glob("*.json")):
+        if json.loads(file.read_text()).get("kind") == StudyRecord.expected_kind:
+            record = StudyRecord.read(file)
+            rows += _stands(record, _against(record, reference, methods))
+    return table(STANDS, rows)
+
+
+def _against(record: StudyRecord, reference: str, methods: Sequence[str]) -> list[StudyTest]:
+    """Methods against a reference of the same seed on the same data; Holm over all of them, question by question."""
+    known = {
+        (run.name, run.seed, one.question): (one, one.examples.stood)
+        for run in record.runs
+        for one in run.results
+        if one.examples is not None and not inside_only(one)
+    }
+    families: dict[str, list[StudyTest]] = {}
+    for (name, seed, question), (one, stood) in known.items():
+        other = known.get((reference, seed, question))
+        if name not in methods or other is None or one.digests["data"] != other[0].digests["data"]:
+            continue
+        test = tested_on((name, one, stood), (reference, *other))
+        same = one.digests["attacks"] == other[0].digests["attacks"]
+        families.setdefault(question, []).append(
+            StudyTest(method=name, control=reference, question=question, seed=seed, same_attacks=same, test=test)
+        )
+    return [
+        one.model_copy(update={"test": pair})
+        for family in families.values()
+        for one, pair in zip(family, adjusted([one.test for one in family]), strict=True)
+    ]
+
+
+def _stands(record: StudyRecord, tests: Iterable[StudyTest]) -> list[tuple[str, ...]]:
     groups: dict[tuple[str, str, str], list[StudyTest]] = {}
-    for test in record.tests:
-        if test.method in asked and test.test.robust is not None:
+    for test in tests:
+        if test.test.robust is not None:
             groups.setdefault((test.method, test.control, test.question), []).append(test)
     rows = []
     for (method, control, question), tests in groups.items():

@@ -86,14 +86,18 @@ def _apart(side: _Side, mine: StudyResult, control: _Side, theirs: StudyResult) 
         return "other images, such as of another size"
     if stage := _other_ground(side, mine, control, theirs):
         return f"they build on other weights of {stage}, such as of another processor"
-    if any(_within_alone(one) for one in (mine, theirs)):
+    if any(inside_only(one) for one in (mine, theirs)):
         return "which examples the attackers beyond the threat model leave is not recorded"
     silent = [one.run.path.name for one, its in ((side, mine), (control, theirs)) if its.examples is None]
     return f"the record of {listing(silent)} does not say which examples stood" if silent else ""
 
 
-def _within_alone(one: StudyResult) -> bool:
-    """Whether its examples are those that attackers inside the threat model left, of some that go beyond it."""
+def inside_only(one: StudyResult) -> bool:
+    """Whether its examples are what attackers inside the threat model left, while others go beyond it: older records.
+
+    Args:
+        one: answer to a question.
+    """
     left, _ = robust(one)
     if one.examples is None or left == one.robust_accuracy:
         return False
@@ -166,4 +170,4 @@ def _difference(key: tuple[str, str, str], members: Sequence[tuple[int, float]])
     )
 
 
-__all__ = ["differences", "against_controls"]
+__all__ = ["against_controls", "differences", "inside_only"]
