@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeGuard
 
 # Shorter words begin too many names.
 _BEGINNING = 3
@@ -83,3 +84,41 @@ def require(condition: bool, field: str, value: object, rule: str) -> None:
     """Raise ``InputError`` unless ``condition`` holds."""
     if not condition:
         raise InputError(field, value, rule)
+
+
+def require_whole(field: str, value: object, least: int = 1, *, optional: bool = False) -> None:
+    """A whole number of at least ``least``, or None where it is ``optional``.
+
+    Args:
+        field: what is refused.
+        value: what it got.
+        least: the smallest that is good.
+        optional: whether None is good too.
+
+    Raises:
+        InputError: something else, such as True or 2.0.
+    """
+    good = (is_whole(value) and value >= least) or (optional and value is None)
+    require(good, field, value, f"a whole number of at least {least}{', or None' if optional else ''}")
+
+
+def require_seed(field: str, value: object) -> None:
+    """A seed: what streams of random numbers take.
+
+    Args:
+        field: what is refused.
+        value: what it got.
+
+    Raises:
+        InputError: something else.
+    """
+    require(is_whole(value) and 0 <= value < 2**63, field, value, "a whole number of at least 0, below 2^63")
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether it is an int, and no bool.
+
+    Args:
+        value: anything.
+    """
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -145,7 +145,7 @@ def test_results_do_not_depend_on_the_batch(norm, kind, order, size):
     "wrong", [{"kind": "salt"}, {"tries": 0}, {"kind": "gaussian", "sigma": 0.0}, {"kind": "uniform", "sigma": 0.1}]
 )
 def test_settings_outside_their_range_are_refused(wrong):
-    with pytest.raises(InputError, match=r"kind|tries|sigma"):
+    with pytest.raises(InputError, match=rf"^{[*wrong][-1]}: got"):
         Noise(ThreatModel(), **wrong)
 
 

@@ -175,6 +175,16 @@ def test_few_classes_climb_the_margin_and_say_so(classes, loss):
     assert all(f"the model has {classes}" in note for note in made.notes)
 
 
+@pytest.mark.parametrize(
+    ("name", "classes", "said"),
+    [("quick", 2, []), ("pgd-40", 2, []), ("rand", 3, []), ("rand", 2, ["DLR"]), ("fast", 3, ["targeted DLR"]),
+     ("plus", 2, ["DLR", "targeted DLR"]), ("plus", 3, ["targeted DLR"])],
+)  # fmt: skip
+def test_the_margin_is_said_where_it_is_climbed_and_nowhere_else(name, classes, said):
+    made = suite(name, Setting(threat=THREAT, classes=classes))
+    assert [note.partition(" loss")[0] for note in made.notes] == [f"the {loss}" for loss in said]
+
+
 @pytest.mark.parametrize("name", ["standard", "fast", "plus", "quick"])
 def test_a_stochastic_judge_is_sent_to_rand(name):
     with pytest.raises(InputError, match=f"suite: got '{name}'; expected rand"):

@@ -220,6 +220,7 @@ def test_losses_are_averaged_over_draws_of_a_random_model_alike_on_both_sides():
         ("pairs", 0),
         ("delta", 0),
         ("step_size", 0),
+        ("step_size", 2),
         ("loss", "margin"),
         ("restarts", 0),
         ("draws", 0),

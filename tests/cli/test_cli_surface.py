@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from deconfound.cli.app import app
+from deconfound.recipes.analysing import KINDS
 
 SNAPSHOT = Path(__file__).with_name("surface.json")
 
@@ -55,6 +56,11 @@ def test_help_lists_every_option(cli, command, flag):
         else:
             assert parameter["takes"] in out
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_help_names_every_analysis(cli):
+    out = cli("analyze", "--help").out
+    assert all(re.search(rf"\b{kind}\b", out.partition("Options")[0]) for kind in KINDS)
 
 
 def test_no_words_tell_where_to_begin(cli):

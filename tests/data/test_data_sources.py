@@ -160,6 +160,16 @@ def test_unlabelled_test_images_give_way_to_validation(function, pixels):
     assert "-1 in row 1" in refusal(function(tables(train=shown, validation=shown, test=table(images, [0, -1]))))
 
 
+def test_unlabelled_tensors_give_way_to_validation_and_names_are_a_list(function):
+    images = np.zeros((2, 1, 8, 8), dtype=np.uint8)
+    hidden, shown = (images, np.array([-1, -1])), (images, np.array([1, 0]))
+    splits = {"train": shown, "validation": shown, "test": hidden}
+    assert load(function(splits)).test.labels.tolist() == [1, 0]
+    assert "-1" in refusal(function({"train": shown, "test": hidden}))
+    for names in (5, "ab"):
+        assert "a list of names" in refusal(function({"train": (*shown, names), "test": shown}))
+
+
 def test_tables_that_cannot_serve(function, pixels):
     import datasets
 

@@ -54,6 +54,18 @@ def test_a_newer_record_of_any_kind_is_named_and_no_page_is_written(run, tmp_pat
     assert not (tmp_path / "page.html").exists()
 
 
+def test_a_record_that_no_page_shows_is_named_by_its_kind(run, tmp_path):
+    other = tmp_path / "study.json"
+    other.write_text(json.dumps({"kind": "study", "schema_version": 1}))
+    with pytest.raises(InputError, match=r"study\.json'; expected .* or an analysis; this one is one of a study$"):
+        write_report([run, other], tmp_path / "page.html")
+    said = []
+    write_report([run, tmp_path], tmp_path / "page.html", say=said.append)
+    assert said == ["not on the page, which shows evaluations, trainings and analyses: records of kind study (1)"]
+    write_report([run], tmp_path / "alone.html", say=said.append)
+    assert len(said) == 1
+
+
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
 def test_a_record_that_is_cut_off_is_named(run, tmp_path, share):
     record = run / "record.json"

@@ -211,6 +211,7 @@ class TestAdoption:
         found = study(ONE | {"runs": runs}, out=out, only=["help"], monitor=told)
         assert "help-0: builds on standard-0, which is not trained here; passed over" in told.messages
         assert found.record is None
+        assert not list(out.glob("*"))
         found = study(ONE | {"runs": runs}, out=out)
         assert not list(out.glob("*/stages"))
         assert [run.folder for run in found.record.runs] == ["standard-0", "help-0", "again-0"]

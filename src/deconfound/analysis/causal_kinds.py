@@ -18,7 +18,7 @@ from deconfound.analysis.readers import accuracy
 from deconfound.core.checks import check_images, check_labels, check_logits
 from deconfound.core.protocols import Attack, CausalFeatures, Classifier, ImageSource, Monitor
 from deconfound.core.streams import Streams
-from deconfound.errors import require
+from deconfound.errors import require, require_whole
 from deconfound.functional.losses import cross_entropy, kl_divergence
 from deconfound.functional.moments import MOMENTS, Moment
 from deconfound.records import Accuracy
@@ -201,7 +201,7 @@ def _batches(
     attack: Attack,
     monitor: Monitor | None,
 ) -> Iterator[tuple[Tensor, Tensor, Streams]]:
-    require(batch_size >= 1, "batch_size", batch_size, "a whole number of at least 1")
+    require_whole("batch_size", batch_size)
     require(len(index) > 0, "index", len(index), "at least one image")
     if monitor is not None:
         monitor.start(attack.name, len(index))

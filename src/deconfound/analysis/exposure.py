@@ -23,7 +23,7 @@ from deconfound.core.pictures import png
 from deconfound.core.protocols import ImageSource, Monitor, ViewedClassifier
 from deconfound.core.streams import Streams
 from deconfound.core.types import Batch
-from deconfound.errors import require
+from deconfound.errors import require_whole
 from deconfound.functional.consistency import pooled
 from deconfound.functional.predictions import predicted
 from deconfound.records import Centre, ExposureRecord, Looks, Mean, View
@@ -100,7 +100,7 @@ def analyse_exposure(
 
     Source: Tang et al. 2021 (arXiv 2106.09534), section 3; the spread is ours.
     """
-    require(batch_size >= 1, "batch_size", batch_size, "a whole number of at least 1")
+    require_whole("batch_size", batch_size)
     begun = time.perf_counter()
     device, found = device_of(parts.model), []
     if monitor is not None:

@@ -16,7 +16,7 @@ from deconfound.analysis.iv import diagnose, load_library
 from deconfound.analysis.observing import SplitClassifier, device_of, observe, quiet
 from deconfound.core.origin import Origin
 from deconfound.core.protocols import Attack, ImageSource, Monitor
-from deconfound.errors import require
+from deconfound.errors import require, require_whole
 from deconfound.records import InstrumentsRecord
 
 TREATMENTS, INSTRUMENTS = 4, 8
@@ -107,7 +107,7 @@ def check_components(treatments: int, instruments: int) -> None:
     Raises:
         InputError: no treatment, or not more instruments than treatments.
     """
-    require(treatments >= 1, "treatments", treatments, "a whole number of at least 1")
+    require_whole("treatments", treatments)
     rule = f"more than the {treatments} treatments, so that over-identification can be tested"
     require(instruments > treatments, "instruments", instruments, rule)
 

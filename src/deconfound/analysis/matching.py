@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deconfound.core.streams import Streams
-from deconfound.errors import require
+from deconfound.errors import require, require_whole
 
 # Of the first spectrum, so that a search begins close to grey.
 _DEVIATION = 0.01
@@ -41,9 +41,9 @@ class Matching:
     tv: float = 0.05
 
     def __post_init__(self) -> None:
-        require(self.steps >= 1, "steps", self.steps, "a whole number of at least 1")
+        require_whole("steps", self.steps)
         require(0 < self.lr < float("inf"), "lr", self.lr, "a number above 0")
-        require(self.jitter is None or self.jitter >= 0, "jitter", self.jitter, "a whole number of at least 0")
+        require_whole("jitter", self.jitter, 0, optional=True)
         require(0 <= self.tv < float("inf"), "tv", self.tv, "a number of at least 0")
 
     def shift(self, height: int, width: int) -> int:

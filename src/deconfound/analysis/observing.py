@@ -18,7 +18,7 @@ from deconfound.core.guards import evaluating, frozen, full_float32, randomness_
 from deconfound.core.protocols import Attack, ImageSource, Monitor
 from deconfound.core.streams import Streams
 from deconfound.core.types import Batch
-from deconfound.errors import require
+from deconfound.errors import require, require_whole
 
 
 class SplitClassifier(Protocol):
@@ -83,7 +83,7 @@ def observe(
     Raises:
         InputError: images outside [0, 1], labels that do not fit, features that are no vectors.
     """
-    require(batch_size >= 1, "batch_size", batch_size, "a whole number of at least 1")
+    require_whole("batch_size", batch_size)
     parts: list[Observed] = []
     done = 0
     if monitor is not None:

@@ -24,7 +24,7 @@ from deconfound.core.pictures import png
 from deconfound.core.protocols import Attack, ImageSource, Monitor
 from deconfound.core.streams import Streams
 from deconfound.core.types import Batch
-from deconfound.errors import require
+from deconfound.errors import require, require_whole
 from deconfound.functional.predictions import predicted
 from deconfound.records import FeaturePicture, PicturedImage, PicturesRecord
 
@@ -110,7 +110,7 @@ def make_pictures(
 
 
 def _chosen(source: ImageSource, index: Tensor, batch_size: int) -> Tensor:
-    require(batch_size >= 1, "batch_size", batch_size, "a whole number of at least 1")
+    require_whole("batch_size", batch_size)
     labels = torch.cat([batch.labels for batch in source.batches(index.split(batch_size))])
     return index[queries(labels, SHOWN)]
 

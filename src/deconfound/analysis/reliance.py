@@ -19,7 +19,7 @@ from deconfound.core.checks import check_images
 from deconfound.core.origin import Origin
 from deconfound.core.protocols import ConfoundedSource, ImageSource, Intervenable, MarkedSource, Monitor
 from deconfound.core.streams import Streams
-from deconfound.errors import InputError, require
+from deconfound.errors import InputError, require, require_whole
 from deconfound.functional.predictions import NO_PREDICTION
 from deconfound.functional.statistics import paired_interval
 from deconfound.records import Accuracy, Intervention, ReliancePoint, RelianceRecord
@@ -156,7 +156,7 @@ class _Asked:
     device: torch.device
 
     def __call__(self, source: ImageSource, *name: str) -> _Answers:
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number of at least 1")
+        require_whole("batch_size", self.batch_size)
         labels, predictions = [], []
         with torch.no_grad():
             for batch in source.batches(self.index.split(self.batch_size), self.device):

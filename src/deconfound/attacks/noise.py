@@ -18,6 +18,7 @@ from deconfound.attacks.points import Points
 from deconfound.attacks.settings import check_threat, choice, count, described, number
 from deconfound.core.protocols import Classifier
 from deconfound.core.threat import ThreatModel
+from deconfound.errors import require
 
 Kind = Literal["uniform", "gaussian"]
 
@@ -66,7 +67,7 @@ class Noise(HuntingAttack):
         count("tries", self.tries)
         if self.sigma is not None:
             number("sigma", self.sigma, above=True)
-            choice("kind", self.kind, ("gaussian",))
+            require(self.kind == "gaussian", "sigma", self.sigma, f"none with kind={self.kind!r}; gaussian has one")
         if not self.name:
             object.__setattr__(self, "name", f"noise-{self.kind}-{self.tries}")
 

@@ -17,7 +17,7 @@ from deconfound.attacks.harness import Hunt, cut
 from deconfound.attacks.hunting import HuntingAttack
 from deconfound.attacks.losses import margin, name_of
 from deconfound.attacks.points import Points
-from deconfound.attacks.settings import check_threat, count, described, number
+from deconfound.attacks.settings import check_step, check_threat, count, described, number
 from deconfound.core.protocols import AttackLoss, Classifier
 from deconfound.core.streams import Streams
 from deconfound.core.threat import parse_radius
@@ -150,6 +150,7 @@ class SPSA(HuntingAttack):
         number("delta", self.delta, above=True)
         if self.step_size is not None:
             require(parse_radius(self.step_size, "step_size") > 0, "step_size", self.step_size, "a number above 0")
+            check_step(self.step, self.threat)
         require(callable(self.loss), "loss", self.loss, "a function (model, images, labels, context) -> (B,)")
         if not self.name:
             repeats = f"x{self.restarts}" if self.restarts > 1 else ""

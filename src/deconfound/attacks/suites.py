@@ -289,11 +289,15 @@ def suite(name: str, setting: Setting | ThreatModel) -> Suite:
         rule = "rand (or adaptive): the model is random, and these attacks would climb single draws of it"
         raise InputError("suite", name, rule)
     made = make(setting)
-    return replace(made, notes=(*made.notes, *_few_classes(setting)))
+    return replace(made, notes=(*made.notes, *_few_classes(made.attacks, setting.classes)))
 
 
-def _few_classes(setting: Setting) -> tuple[str, ...]:
-    if setting.classes >= TARGETED_DLR_CLASSES:
-        return ()
-    needs = f"the targeted DLR loss needs {TARGETED_DLR_CLASSES} classes"
-    return (f"{needs} and the model has {setting.classes}: the margin is climbed in its place",)
+def _few_classes(attacks: Sequence[Attack], classes: int) -> list[str]:
+    """A line for each form of the DLR loss in whose place an attack climbs the margin."""
+    climbed = [attack.loss for attack in attacks if isinstance(attack, APGD)]
+    forms = (("DLR loss", DLR_CLASSES, margin), ("targeted DLR loss", TARGETED_DLR_CLASSES, targeted_margin))
+    return [
+        f"the {name} needs {least} classes and the model has {classes}: the margin is climbed in its place"
+        for name, least, instead in forms
+        if classes < least and instead in climbed
+    ]

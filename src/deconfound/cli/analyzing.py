@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 def analyze(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, as train leaves it.")],
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="style, reliance, instruments, exposure, or all that fit the run.")
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="style, reliance, instruments, exposure, pictures, effects, checkpoints, or all that fit the run.",
+        ),
     ],
     data: Data = None,
     n: Annotated[int | None, typer.Option("-n", metavar="N", help="The first N test images; all by default.")] = None,

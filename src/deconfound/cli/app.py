@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -265,7 +266,7 @@ def report(
     """Render records to one self-contained page."""
     from deconfound.recipes.reporting import write_report
 
-    typer.echo(write_report(places, out, overwrite=overwrite))
+    typer.echo(write_report(places, out, overwrite=overwrite, say=partial(typer.echo, err=True)))
 
 
 @app.command()

@@ -5,7 +5,7 @@ Shapes: N images (N, C, H, W) uint8 or float32, labels (N,) int64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +78,10 @@ def _chosen(name: str, splits: Mapping[str, Split]) -> dict[str, Split]:
 
 
 def _unlabelled(split: Split) -> bool:
-    if isinstance(split, (tuple, list)) or not _is_table(split) or not len(split):
+    if isinstance(split, (tuple, list)):
+        labels = _as_tensor(split[1], "test: labels") if len(split) > 1 else torch.empty(0)
+        return len(labels) > 0 and bool((labels == -1).all())
+    if not _is_table(split) or not len(split):
         return False
     column = columns.find_label(split.features, "test")
     return bool((columns.read_labels(split, column, "test") == -1).all())
@@ -179,6 +182,8 @@ def _from_tensors(name: str, chosen: Mapping[str, Any], wanted: Wanted) -> dict[
         images[role] = _fitted(_as_images(split[0], source), wanted)
         labels[role] = _as_labels(split[1], source)
         if len(split) == 3:
+            named = isinstance(split[2], Iterable) and not isinstance(split[2], str)
+            require(named, f"{source}: class_names", split[2], "a list of names")
             stated[role] = tuple(str(label) for label in split[2])
     names = next(iter(stated.values()), None) or columns.numbered(labels.values())
     require(len(set(stated.values())) <= 1, f"data: {name}: class names", stated, "the same names in all splits")

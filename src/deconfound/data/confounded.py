@@ -20,7 +20,7 @@ from deconfound.data.confounding import INTERVENTIONS, Done, check_confounding, 
 from deconfound.data.memory import as_positions, digest_of
 from deconfound.data.naming import probability, settings_of, whole
 from deconfound.data.overlays import overlay
-from deconfound.errors import require
+from deconfound.errors import require, require_whole
 
 
 class LabelledSource(ImageSource, Protocol):
@@ -51,7 +51,7 @@ class Confounding:
 
     def __post_init__(self) -> None:
         check_confounding(self.rho, 2, f"data: {self.kind}")
-        require(self.seed >= 0, f"data: {self.kind}: seed", self.seed, "a whole number of at least 0")
+        require_whole(f"data: {self.kind}: seed", self.seed, 0)
 
     @classmethod
     def parse(cls, kind: str, text: str | None) -> Confounding:

@@ -24,7 +24,7 @@ from deconfound.data.families import family_of
 from deconfound.data.hub import first_line, quiet, reach
 from deconfound.data.naming import SHAPES, DataName, check_overlay, check_settings, exists, parts_of, settings_of, whole
 from deconfound.data.synthetic import ShapesSettings, shapes
-from deconfound.errors import InputError, require, unknown_name
+from deconfound.errors import InputError, require, require_whole, unknown_name
 
 if TYPE_CHECKING:
     import datasets
@@ -101,7 +101,7 @@ def load(
     >>> data.family, len(data.train), len(data.test), data.shape
     ('digits', 1437, 360, (1, 16, 16))
     """
-    require(size is None or size >= 1, "size", size, "at least 1")
+    require_whole("size", size, optional=True)
     require(channels in (None, 1, 3), "channels", channels, "1 (grey) or 3 (RGB)")
     require(limit_memory >= 0, "limit_memory", limit_memory, "at least 0 bytes")
     require(workers >= 0, "workers", workers, "at least 0")

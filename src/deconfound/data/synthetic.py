@@ -17,7 +17,7 @@ from deconfound.data.confounding import INTERVENTIONS, Done, check_confounding, 
 from deconfound.data.drawing import CLASS_NAMES, SIDE, draw, placed
 from deconfound.data.memory import as_positions, digest_of
 from deconfound.data.naming import SHAPES, probability, settings_of, whole
-from deconfound.errors import require
+from deconfound.errors import require, require_whole
 
 RHO = 0.917  # Tang et al. 2021
 CLASSES = len(CLASS_NAMES)
@@ -44,7 +44,7 @@ class ShapesSettings:
         for split in ("train", "test"):
             count = getattr(self, split)
             require(1 <= count <= LARGEST, f"data: shapes: {split}", count, f"1 to {LARGEST} images")
-        require(self.seed >= 0, "data: shapes: seed", self.seed, "a whole number of at least 0")
+        require_whole("data: shapes: seed", self.seed, 0)
 
     @classmethod
     def parse(cls, text: str | None) -> ShapesSettings:

@@ -29,7 +29,7 @@ from deconfound.core.protocols import (
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Audit
-from deconfound.errors import InputError, require
+from deconfound.errors import InputError, require, require_whole
 from deconfound.evaluation.auditing import Auditor
 from deconfound.evaluation.examples import Examples, examples_of, index_digest
 from deconfound.evaluation.ledger import Ledger
@@ -173,8 +173,8 @@ def _check_settings(
     batch_size: int,
     gallery: int,
 ) -> None:
-    require(batch_size >= 1, "batch_size", batch_size, "a whole number of at least 1")
-    require(gallery >= 0, "gallery", gallery, "a whole number of at least 0")
+    require_whole("batch_size", batch_size)
+    require_whole("gallery", gallery, 0)
     require(judge is None or not isinstance(judge, nn.Module), "judge", type(judge).__name__, "a judge, not a network")
     names = [attack.name for attack in attacks] + [attack.name for _, attack in columns]
     require(len(set(names)) == len(names) and "clean" not in names, "attacks", names, "different names, none 'clean'")

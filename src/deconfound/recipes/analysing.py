@@ -15,7 +15,7 @@ from deconfound.core.origin import Origin
 from deconfound.core.protocols import ImageSource, Monitor
 from deconfound.data import load as load_data
 from deconfound.data.naming import as_file_name
-from deconfound.errors import InputError, require, unknown_name
+from deconfound.errors import InputError, require, require_seed, require_whole, unknown_name
 from deconfound.recipes.effect_attacks import parse_attacks
 from deconfound.recipes.effecting import effects_analysis
 from deconfound.recipes.exposing import exposure_analysis
@@ -81,8 +81,8 @@ class Look:
         parse_attacks(self.attack)
         check_components(*components_of(self))
         matching_of(self)
-        require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0, below 2^63")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number of at least 1")
+        require_seed("seed", self.seed)
+        require_whole("batch_size", self.batch_size)
 
     def of_kind(self, kind: str) -> Look:
         """The same of a single kind, without the settings that it does not take."""

@@ -25,7 +25,7 @@ from deconfound.core.protocols import (
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import DeclaredAttack
 from deconfound.data.families import family_of
-from deconfound.errors import require, unknown_name
+from deconfound.errors import require, require_seed, require_whole, unknown_name
 from deconfound.evaluation import Provenance
 from deconfound.evaluation import evaluate as judge_model
 from deconfound.models.fast import ITSELF, Precision
@@ -82,13 +82,14 @@ class Judging:
     def __post_init__(self) -> None:
         budget(self.budget)
         require(isinstance(self.suite, str), "suite", self.suite, "a name; an attack of your own is MODULE:NAME")
-        require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0, below 2^63")
-        size = self.batch_size
-        require(size is None or size >= 1, "batch_size", size, "a whole number of at least 1, or None")
+        require_seed("seed", self.seed)
+        require_whole("batch_size", self.batch_size, optional=True)
+        require_whole("gallery", self.gallery, 0)
         if self.precision not in get_args(Precision):
             raise unknown_name("precision", str(self.precision), get_args(Precision))
-        require(self.draws is None or self.draws >= 1, "draws", self.draws, "a whole number of at least 1, or None")
-        require(self.audit_min >= 1, "audit_min", self.audit_min, "a whole number of at least 1")
+        require_whole("loops", self.loops, optional=True)
+        require_whole("draws", self.draws, optional=True)
+        require_whole("audit_min", self.audit_min)
         require(0 < self.audit_share <= 1, "audit_share", self.audit_share, "a share above 0 and at most 1")
 
     @property

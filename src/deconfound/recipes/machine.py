@@ -29,14 +29,18 @@ def version(package: str) -> str:
 def commit() -> str:
     """The commit that this library runs from, with ``-dirty`` where files differ from it; empty outside a checkout.
 
-    It is asked for once: what a process has loaded is what lay there when it began.
+    It is asked for once, and by long work before it begins: what a process has loaded is what lay there then. Empty too
+    where git does not answer.
     """
     here, git = Path(__file__), shutil.which("git")
     if git is None:
         return ""
 
     def asked(*words: str) -> str:
-        done = subprocess.run([git, *words], cwd=here.parent, capture_output=True, text=True, check=False, timeout=20)
+        try:
+            done = subprocess.run([git, *words], cwd=here.parent, capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):  # a slow disk costs the commit's name, not what was trained
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
     known = asked("ls-files", "--error-unmatch", here.name)  # a repository around an installation is not ours

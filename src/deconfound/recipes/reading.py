@@ -60,3 +60,17 @@ def records_in(file: Path, field: str) -> list[Mapping[str, Any]] | None:
                 return parts
         raise InputError(field, str(file), "a record that deconfound wrote")
     return [data] if kind in _KNOWN else None
+
+
+def kind_of(file: Path) -> str:
+    """What a file of ours says it is, such as ``study``; empty where it is none.
+
+    Args:
+        file: any.
+    """
+    try:
+        data = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return ""
+    ours = isinstance(data, dict) and isinstance(data.get("schema_version"), int)
+    return str(data.get("kind", "")) if ours else ""

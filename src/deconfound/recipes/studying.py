@@ -134,14 +134,14 @@ def _worked(runs: Sequence[Planned], part: str, device: str, monitor: Monitor | 
     for run in runs:
         if not _is_left(run, part):
             continue
+        if missing := _missing_ground(run):
+            _say(monitor, f"{run.path.name}: builds on {missing}, which is not trained here; passed over")
+            continue
         with held(run.path) as other:
             if other:
                 _say(monitor, f"{run.path.name}: {other} works on it, passed over")
                 continue
             if part in ("all", "train") and trained(run) != "done":
-                if missing := [path.name for path in run.grounds if not RunFolder(path).record.is_file()]:
-                    _say(monitor, f"{run.path.name}: builds on {missing[0]}, which is not trained here; passed over")
-                    continue
                 failures += _trained(run, device, monitor)
             if trained(run) == "done":
                 for judgement in _judgements(run, part):
@@ -149,6 +149,13 @@ def _worked(runs: Sequence[Planned], part: str, device: str, monitor: Monitor | 
                 for analysis in _analyses(run, part):
                     _analyse(run, analysis, device, monitor)
     return tuple(failures)
+
+
+def _missing_ground(run: Planned) -> str:
+    """The first run that this one has yet to be built on and that is not there; empty where there is none."""
+    if trained(run) == "done":
+        return ""
+    return next((path.name for path in run.grounds if not RunFolder(path).record.is_file()), "")
 
 
 def _is_left(run: Planned, part: str) -> bool:

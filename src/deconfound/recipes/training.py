@@ -13,6 +13,7 @@ from deconfound.data.naming import as_file_name
 from deconfound.errors import require
 from deconfound.recipes.carrying import Trained, Work
 from deconfound.recipes.compute import Compute
+from deconfound.recipes.machine import commit
 from deconfound.recipes.processes import process_rank
 from deconfound.recipes.resolve import merged, parse_changes, read_spec, resolve
 from deconfound.recipes.schema import Recipe
@@ -59,6 +60,7 @@ def train(
         Stopped: SIGTERM or SIGINT arrived; the state is saved.
         FloatingPointError: the loss is not finite.
     """
+    commit()  # for the record: others may commit while this trains
     for field, value in (("data", data), ("model", model)):
         rule = f"a name (deconfound list {'data' if field == 'data' else 'models'}), or module:callable for your own"
         require(value is None or isinstance(value, str), field, type(value).__name__, rule)
