@@ -57,7 +57,7 @@ def test_a_newer_record_of_any_kind_is_named_and_no_page_is_written(run, tmp_pat
 def test_a_record_that_no_page_shows_is_named_by_its_kind(run, tmp_path):
     other = tmp_path / "study.json"
     other.write_text(json.dumps({"kind": "study", "schema_version": 1}))
-    with pytest.raises(InputError, match=r"study\.json'; expected .* or an analysis; this one is one of a study$"):
+    with pytest.raises(InputError, match=r"study\.json'; expected .* or an analysis; this is one of a study$"):
         write_report([run, other], tmp_path / "page.html")
     said = []
     write_report([run, tmp_path], tmp_path / "page.html", say=said.append)
