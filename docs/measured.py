@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from deconfound.recipes.pairing import adjusted, tested_on
@@ -159,6 +160,18 @@ def benchmark(name: str) -> str:
     return (
         f"{table(('what', 'median', 'ratio to the peer'), rows)}\n\n{where}. Source: `benchmarks/results/{name}.json`."
     )
+
+
+def suites(name: str) -> str:
+    """Suites against AutoAttack on the same images: seconds, ratio and what each left standing."""
+    figures, rows = json.loads((RESULTS / f"{name}.json").read_text())["figures"], []
+    for facts in figures.values():
+        if isinstance(facts, Mapping) and "pyautoattack" in facts.get("survivors", {}):
+            for who, seconds in facts["seconds"].items():
+                left = f"{facts['survivors'][who]} of {facts['n']}"
+                faster = f"{facts['summary'][who]:.2f}"
+                rows.append((f"{facts['share_of_budgets']:g}", who, f"{median(seconds):.3g} s", faster, left))
+    return table(("share of the budgets", "what", "median", "times faster than pyautoattack", "left standing"), rows)
 
 
 def cost(figure: str) -> str:

@@ -2,11 +2,12 @@
 
 Weights are opened as plain tensors only, never as arbitrary pickles. On the command line (in the folder examples):
 
-    python examples/third_party_checkpoint.py
+    python third_party_checkpoint.py theirs.pt
     deconfound evaluate third_party_checkpoint:network --weights theirs.pt --data digits --mean 0.3 --std 0.4 --eps 0.1
-    deconfound evaluate lenet5 --weights ../../shared/weights/mnist_lenet5_adv.pt --data path/to/mnist --eps 0.3
+    deconfound evaluate lenet5 --weights path/to/lenet5.pt --data path/to/mnist --eps 0.3
 """
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def train_elsewhere(file: Path) -> None:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "theirs.pt"
+        weights = Path(sys.argv[1] if len(sys.argv) > 1 else f"{folder}/theirs.pt")
         train_elsewhere(weights)
         named = {"target": "third_party_checkpoint:network", "weights": str(weights), "mean": (MEAN,), "std": (STD,)}
         record, _ = evaluate_target(Target(**named, data="digits", eps=0.1, n=100), Judging(suite="quick"))

@@ -40,7 +40,7 @@ class Patch:
     their complements, so that any two differ in at least half of their cells. n is the smallest power of two, at
     least 4, that has enough of them, and a cell is as many whole pixels wide as fit 4 n times into the shorter side s,
     at least one: the patch is between s / 8 and s / 4 wide, and n pixels where s is below 4 n, up to s / 2 (``about``
-    says what it is: 4 of 28 pixels on MNIST, 2 % of the image; 4 of 8 on digits, a quarter of it). A mirrored texture
+    says what it is: 4 of 28 pixels on MNIST, 2 % of the image; 4 of 16 on digits, 6 %). A mirrored texture
     is itself or its complement, so mirroring mistakes no class for another as long as K is at most n^2 - 1.
 
     Args:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from lightning_fabric import Fabric
+from lightning_fabric.accelerators import CPUAccelerator
 
-from deconfound.errors import InputError
+from deconfound.errors import InputError, require
 from deconfound.recipes.processes import process_count
+
+_MOST_PER_CORE = 2  # more only wait for each other, and a slip such as 99 would fill the memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,7 @@ class Compute:
             rule = "auto or ddp; covariances, weight norms and folding need whole weights on each device"
             raise InputError("strategy", self.strategy, rule)
         try:
-            return Fabric(
+            fabric = Fabric(
                 accelerator=self.accelerator,
                 devices=self.devices,
                 num_nodes=self.num_nodes,
@@ -48,6 +52,11 @@ class Compute:
         except (ValueError, TypeError, RuntimeError, ImportError) as error:
             shown = f"{self.accelerator} x {self.devices}"
             raise InputError("devices", shown, f"settings that Fabric accepts ({error})") from None
+        most = _MOST_PER_CORE * (os.cpu_count() or 1)
+        asked = int(self.devices) if str(self.devices).isdecimal() else 1
+        rule = f"at most {most} processes on this machine's processor, {_MOST_PER_CORE} for each core"
+        require(asked <= most or not isinstance(fabric.accelerator, CPUAccelerator), "devices", self.devices, rule)
+        return fabric
 
 
 def first_decides(fabric: Fabric, decide: Callable[[], bool]) -> bool:

@@ -144,6 +144,8 @@ def run(
     compiler = "inductor" if judging.compile else None
     ready = prepare(model, images, subject.labels, subject.index, judging.precision, judging.batch_size, compiler)
     declares = ready.surrogate if isinstance(ready.surrogate, DeclaresSurrogates) else model
+    rule = "none for a network that does not predict at random"
+    require(judging.draws is None or ready.stochastic, "draws", judging.draws, rule)
     if judging.loops is not None:
         ready = _with_loops(ready, judging.loops, model)
     plan, draws = planned(judging, subject, ready, declares), probe_draws(judging.budget, stochastic=ready.stochastic)
@@ -178,7 +180,7 @@ def run(
 
 def _with_loops(ready: Prepared, loops: int, model: nn.Module) -> Prepared:
     climbed = ready.surrogate or model
-    rule = "None for a network that does not look several times"
+    rule = "none for a network that does not look several times"
     require(isinstance(climbed, Looping), "loops", loops, rule)
     assert isinstance(climbed, Looping)
     own = "" if ready.rung == ITSELF else f", {ready.rung}"

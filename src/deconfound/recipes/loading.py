@@ -59,7 +59,9 @@ def load_run(run: str | Path) -> Loaded:
     path = Path(run)
     file = RunFolder(path).model if path.is_dir() else path
     if not file.is_file():
-        raise InputError("run", str(run), "a folder with model.safetensors, as train leaves it")
+        begun = path.is_dir() and RunFolder(path).has_checkpoint()
+        more = "; this run is unfinished, train with --resume and the same --out goes on" if begun else ""
+        raise InputError("run", str(run), f"a folder with model.safetensors, as train leaves it{more}")
     _check_weights(file)
     tensors, metadata = read_weights(file, "run")
     if "recipe" not in metadata:

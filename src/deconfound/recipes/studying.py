@@ -185,7 +185,7 @@ def _trained(run: Planned, device: str, monitor: Monitor | None) -> list[str]:
             data=run.data,
             out=run.path,
             changes=run.changes,
-            resume=True,
+            resume=RunFolder(run.path).exists(),
             compute=Compute(accelerator=accelerator),
             monitor=monitor,
         )

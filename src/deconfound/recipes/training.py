@@ -77,6 +77,8 @@ def train(
     if folder is not None and process_rank() == 0:
         folder.check(resume=resume, overwrite=overwrite)
         _check_kept(folder, draft, overwrite=overwrite)
+        if resume and monitor is not None and not (folder.has_checkpoint() or folder.record.is_file()):
+            monitor.message(f"{folder.path}: nothing to resume here, training begins")
     fabric = compute.fabric(draft.precision)
     fabric.launch()
     loaded = load_data(name, size=draft.image_size, workers=compute.workers, parts=("train",))
