@@ -199,7 +199,7 @@ MAKERS: Mapping[str, Callable[[str], str]] = {
     "remaining": _remaining,
     "strength": measured.strength,
     "study": measured.study,
-    "suites": measured.suites,
+    "autoattack": measured.autoattack,
     "versus": measured.versus,
     "suites": _suites,
 }

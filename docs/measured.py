@@ -162,7 +162,7 @@ def benchmark(name: str) -> str:
     )
 
 
-def suites(name: str) -> str:
+def autoattack(name: str) -> str:
     """Suites against AutoAttack on the same images: seconds, ratio and what each left standing."""
     figures, rows = json.loads((RESULTS / f"{name}.json").read_text())["figures"], []
     for facts in figures.values():
