@@ -10,16 +10,34 @@ from pathlib import Path
 
 from deconfound.records import StudyRecord
 from deconfound.reporting import leaderboard_grid, study_figure, svg
+from deconfound.reporting.text import listing
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "benchmarks" / "results" / "mnist.json"
 PICTURE = ROOT / "docs" / "pictures" / "leaderboard.svg"
+QUESTION, LEVEL, CAUSAL = "adaptive", 0.05, ("causaladv-", "ciiv", "cafe/")
 BLOCK = re.compile(r"(?<=<!-- leaderboard -->\n).*?(?=<!-- /leaderboard -->)", re.DOTALL)
 
 
 def with_leaderboard(readme: str, record: StudyRecord) -> str:
     """The README with the record's leaderboard between its marks."""
-    return BLOCK.sub(lambda _: f"\n{leaderboard_grid(record).markdown()}\n\n", readme)
+    return BLOCK.sub(lambda _: f"\n{finding(record)}\n\n{leaderboard_grid(record).markdown()}\n\n", readme)
+
+
+def finding(record: StudyRecord) -> str:
+    """Which causal methods stand above or below their controls under the strongest attack, in a sentence."""
+    asked = [test for test in record.tests if test.question == QUESTION and test.method.startswith(CAUSAL)]
+    tested = [(test, test.test.robust) for test in asked if test.test.robust is not None]
+    held = [(test, one) for test, one in tested if (one.adjusted_p_value or 0.0) < LEVEL]
+    above, below = (
+        [f"{test.method} (seed {test.seed})" for test, one in held if sign * one.difference > 0] for sign in (1, -1)
+    )
+    methods = len({test.method for test, _ in tested})
+    return (
+        f"Of {methods} causal methods in {len(tested)} trainings, {listing(above) or 'none'} stands above its control"
+        f" under `{QUESTION}` once p-values are adjusted, and {listing(below) or 'none'} below. Rows whose intervals overlap"
+        " are in no order that could be relied on."
+    )
 
 
 def main() -> None:
