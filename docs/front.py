@@ -35,8 +35,8 @@ def finding(record: StudyRecord) -> str:
     methods = len({test.method for test, _ in tested})
     return (
         f"Of {methods} causal methods in {len(tested)} trainings, {listing(above) or 'none'} stands above its control"
-        f" under `{QUESTION}` once p-values are adjusted, and {listing(below) or 'none'} below. Rows whose intervals overlap"
-        " are in no order that could be relied on."
+        f" under `{QUESTION}` once p-values are adjusted, and {listing(below) or 'none'} below."
+        " Rows whose intervals overlap are in no order that could be relied on."
     )
 
 
