@@ -50,6 +50,12 @@ class TestResume:
         for name in (*WEIGHTS, "metrics.jsonl"):
             assert (run / name).read_bytes() == (trained.path / name).read_bytes()
 
+    def test_what_cannot_be_removed_is_one_line(self, run, tiny, half):
+        for name in ("last.ckpt", "previous.ckpt", "metrics.jsonl"):
+            (run / name).unlink(missing_ok=True)
+        (run / "metrics.jsonl").mkdir()
+        self.refused(run, r"^out: got '.*metrics.jsonl'; expected a file that can be removed \(", changes=tiny)
+
     def test_without_a_run_it_starts_one(self, tiny, tmp_path, trained):
         train("pgd-at", out=tmp_path / "new", changes=tiny, resume=True)
         for name in WEIGHTS:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import shutil
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -148,6 +150,22 @@ def test_every_journal_holds_a_share_and_all_are_forgotten_on_demand(tmp_path):
     found, _ = shared(place, 2, overwrite=True, seed=1)
     assert [record.seed for record in found] == [1, 1]
     assert journals(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_journal_that_cannot_be_removed_is_everyones_line(tmp_path, monkeypatch, size):
+    place = tmp_path / "record.json"
+    shared(place, 1, Fuse(3))
+    place.write_text("finished since")
+
+    def refuse(path, missing_ok=False):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    found, count = shared(place, size, overwrite=True)
+    line = f"out: got '{place}.journal'; expected a file that can be removed (Permission denied)"
+    assert [str(error) for error in found] == [line] * size
+    assert count == 0
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from deconfound.recipes.stages import FOLDER, Ground, Plan, completed, finished,
 from deconfound.recipes.stopping import Stopped, stop_requests
 from deconfound.recipes.validation import check_selection, validator
 from deconfound.records import TrainingRecord
-from deconfound.store import CheckpointFile, JsonLines, RunFolder, write_text, write_weights
+from deconfound.store import CheckpointFile, JsonLines, RunFolder, remove, write_text, write_weights
 from deconfound.store.journal import TensorBoardMirror
 from deconfound.store.weights import digest_tensors
 from deconfound.training import FitResult, Hooks, fit
@@ -147,7 +147,7 @@ def _opened(folder: RunFolder, task: _Task, *, resume: bool, overwrite: bool) ->
             rule = f"the recipe that the run was started with: {other[1]}; {_how_to_continue(folder)}"
             raise InputError("resume", other[0], rule)
         if not folder.has_checkpoint():  # from the beginning then
-            folder.metrics.unlink(missing_ok=True)
+            remove(folder.metrics)
             if not folder.record.is_file():
                 folder.forget_epochs()
         return task.is_finished(folder)

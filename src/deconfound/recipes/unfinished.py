@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deconfound.core.protocols import Crew, Journal
 from deconfound.errors import InputError, require
-from deconfound.store import JsonLines
+from deconfound.store import JsonLines, remove
 from deconfound.store.journal import SharedLines
 
 
@@ -44,14 +44,15 @@ def shared_journal(
         yield journal
     except InputError as error:
         if is_new and path.exists() and all(entry.get("piece") == "call" for entry in own.entries()):
-            path.unlink()
+            with suppress(InputError):  # what was wrong first is the better thing to say
+                remove(path)
         if error.field.startswith("journal"):
             rule = f"{error.rule}; {path} holds an unfinished evaluation with other settings (--overwrite forgets it)"
             raise InputError(error.field, error.value, rule) from None
         raise
     _wait(crew)
     for other in _all(record) if rank == 0 else [path]:  # its own too, where the first sees another disk
-        other.unlink(missing_ok=True)
+        remove(other)
 
 
 def _own(record: Path, rank: int) -> Path:
@@ -71,7 +72,7 @@ def _make_room(record: Path, overwrite: bool) -> None:
     require(overwrite or not record.exists(), "out", str(record), rule)
     if overwrite:
         for path in _all(record):
-            path.unlink()
+            remove(path)
 
 
 def _first(crew: Crew | None, act: Callable[[], None]) -> None:
