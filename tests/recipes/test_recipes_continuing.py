@@ -23,7 +23,10 @@ class TestResume:
     def run(self, trained, tmp_path):
         return shutil.copytree(trained.path, tmp_path / "run")
 
-    def test_a_finished_run_is_left_as_it_is(self, run, tiny):
+    @pytest.mark.parametrize("kept", [True, False], ids=["with checkpoints", "without checkpoints"])
+    def test_a_finished_run_is_left_as_it_is(self, run, tiny, kept):
+        for path in () if kept else run.glob("*.ckpt"):  # to save space
+            path.unlink()
         before, told = contents(run), Told()
         found = train("pgd-at", out=run, changes=tiny, resume=True, monitor=told)
         assert contents(run) == before

@@ -146,10 +146,9 @@ def _opened(folder: RunFolder, task: _Task, *, resume: bool, overwrite: bool) ->
         if other := differences(recipe, before):
             rule = f"the recipe that the run was started with: {other[1]}; {_how_to_continue(folder)}"
             raise InputError("resume", other[0], rule)
-        if not folder.has_checkpoint():  # from the beginning then
+        if not folder.has_checkpoint() and not folder.record.is_file():  # from the beginning then
             remove(folder.metrics)
-            if not folder.record.is_file():
-                folder.forget_epochs()
+            folder.forget_epochs()
         return task.is_finished(folder)
     folder.prepare(overwrite=overwrite)
     write_text(folder.recipe, recipe.to_yaml())
