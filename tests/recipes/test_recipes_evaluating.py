@@ -179,9 +179,10 @@ class CutAfter:
 class TestJournal:
     small = Judging(suite="quick", batch_size=10, checks=False, curve=False, gallery=2)
 
-    def cut(self, run, updates=6, **target):
+    def cut(self, run, updates=6, overwrite=False, **target):
+        what, monitor = Target(target=str(run), n=40, **target), CutAfter(updates)
         with pytest.raises(Cut):
-            evaluate_target(Target(target=str(run), n=40, **target), self.small, monitor=CutAfter(updates))
+            evaluate_target(what, self.small, overwrite=overwrite, monitor=monitor)
         return run / "evaluate-quick-linf-0.1-n40.json.journal"
 
     def test_an_interrupted_evaluation_goes_on(self, run, trained, tmp_path):
@@ -198,6 +199,21 @@ class TestJournal:
         assert resumed.seconds > 12345
         assert not journal.exists()
         assert path.exists()
+
+    def test_an_interrupted_overwrite_goes_on(self, run):
+        target = Target(target=str(run), n=40)
+        whole, path = evaluate_target(target, self.small)
+        journal = self.cut(run, overwrite=True)
+        lines = journal.read_text().splitlines()
+        lines[1] = lines[1].replace('"cost": [', '"cost": [12345')  # a piece that is not done again shows its mark
+        journal.write_text("\n".join(lines) + "\n")
+        with pytest.raises(InputError, match=r"a finished record lies here \(--overwrite replaces it\)"):
+            evaluate_target(target, self.small)
+        resumed, _ = evaluate_target(target, self.small, overwrite=True)
+        assert untimed(resumed, "notes") == untimed(whole, "notes")
+        assert resumed.seconds > 12345
+        assert EvaluationRecord.read(path) == resumed
+        assert not journal.exists()
 
     def test_other_settings_are_refused_with_a_way_out(self, run):
         journal = self.cut(run)

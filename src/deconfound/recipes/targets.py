@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from deconfound.attacks import suites
-from deconfound.core.protocols import Classifier, ImageSource, Monitor, StochasticClassifier
+from deconfound.core.protocols import Classifier, ImageSource, Journal, Monitor, StochasticClassifier
 from deconfound.core.threat import ThreatModel, parse_norm, parse_radius, show_radius
 from deconfound.data import load as load_data
 from deconfound.data.families import family_of
@@ -28,7 +28,7 @@ from deconfound.recipes.loading import Loaded, check_foreign, is_network, load, 
 from deconfound.recipes.players import folder_of
 from deconfound.recipes.resolve import family_radii, family_radius, read_spec
 from deconfound.recipes.schema import Recipe
-from deconfound.recipes.unfinished import shared_journal
+from deconfound.recipes.unfinished import with_journal
 from deconfound.records import EvaluationRecord
 from deconfound.reporting.text import shortened
 from deconfound.store import RunFolder, write_text
@@ -154,11 +154,14 @@ def _judge(
     fabric: Fabric | None,
 ) -> EvaluationRecord:
     crew = None if fabric is None else FabricCrew(fabric)
-    with shared_journal(path, overwrite=overwrite, crew=crew) as journal:
+
+    def work(journal: Journal | None) -> EvaluationRecord:
         record = run(judging, subject, journal=journal, crew=crew, monitor=monitor)
         if path is not None and (crew is None or crew.rank == 0):
             write_text(path, record.to_json())
-    return record
+        return record
+
+    return with_journal(path, work, overwrite=overwrite, crew=crew)
 
 
 def _index(target: Target, judging: Judging, count: int, loaded: Loaded) -> Tensor:
