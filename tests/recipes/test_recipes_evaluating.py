@@ -74,17 +74,6 @@ def test_a_run_on_resized_images_keeps_the_family_it_was_trained_with(tmp_path, 
     assert subject.radii == family_radii("mnist") != family_radii("generic")
 
 
-def test_the_file_name_tells_evaluations_apart(run):
-    for target, judging, name in (
-        ({"n": 5, "eps": "8/255"}, {}, "evaluate-quick-linf-8-255-n5.json"),
-        ({"n": 5, "sample": 3}, {}, "evaluate-quick-linf-0.1-n5-sample3.json"),
-        ({"n": 5}, {"seed": 2}, "evaluate-quick-linf-0.1-n5-seed2.json"),
-    ):
-        plain = {"checks": False, "curve": False, "gallery": 0}
-        _, path = evaluate_target(Target(target=str(run), **target), Judging(**{"suite": "quick"} | judging, **plain))
-        assert path.name == name
-
-
 def test_samples_are_drawn_by_seed_alone():
     assert chosen(100, 3, None).tolist() == [0, 1, 2]
     drawn = chosen(100, 20, 7)
