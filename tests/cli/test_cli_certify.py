@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
 
 from deconfound.cli import main
+from deconfound.evaluation import Certification
+from deconfound.recipes.certifying import Certifying, certify
 from deconfound.records import CertificationRecord, TrainingRecord
 
 QUICK = ("--set", "epochs=2", "--quiet")
@@ -56,6 +59,30 @@ def test_another_sigma_another_run_and_json(cli, here):
     stronger = cli("certify", "noisy", "--sigma", "0.2", "-n", "5", "--draws", "50", "--seed", "3", "--json")
     assert CertificationRecord.from_json(stronger.out).sigma == 0.2
     assert (here / "noisy" / "certify-sigma0.2-n5-draws50-seed3.json").exists()
+
+
+def test_an_interrupted_overwrite_goes_on(here):
+    class Impatient:
+        def start(self, *_):
+            pass
+
+        def update(self, done, values):
+            raise KeyboardInterrupt
+
+    wanted = Certifying(run="noisy", n=20, settings=Certification(draws=50, batch_size=10))
+    whole, path = certify(wanted)
+    with pytest.raises(KeyboardInterrupt):
+        certify(wanted, overwrite=True, monitor=Impatient())
+    journal = path.with_name(path.name + ".journal")
+    call, batch = journal.read_text().splitlines()
+    entry = json.loads(batch)
+    entry["points"][0]["radius"] = 12345.0  # a batch that is not done again shows its mark
+    journal.write_text(f"{call}\n{json.dumps(entry)}\n")
+    resumed, _ = certify(wanted, overwrite=True)
+    assert resumed.points[0].radius == 12345
+    assert resumed.points[1:] == whole.points[1:]
+    assert CertificationRecord.read(path) == resumed
+    assert not journal.exists()
 
 
 @pytest.mark.parametrize(

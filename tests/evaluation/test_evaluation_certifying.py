@@ -250,8 +250,11 @@ class TestTrained:
         again = certify(model, given, ORIGIN, settings, journal=journal)
         assert given.asked == list(range(64))
         assert again.points == certify(model, source, ORIGIN, settings).points
-        with pytest.raises(InputError, match="journal: draws: got 51"):
+        with pytest.raises(InputError, match=r"^journal: draws: got 50; expected 51, as in this call$"):
             certify(model, given, ORIGIN, Certification(draws=51, batch_size=10), journal=journal)
+        line = r"^journal: places: got '64 images (\w{16})'; expected '9 images (?!\1)\w{16}', as in this call$"
+        with pytest.raises(InputError, match=line):
+            certify(model, given, ORIGIN, settings, index=torch.arange(9), journal=journal)
 
 
 def test_a_draw_that_is_not_a_number_votes_for_nothing():

@@ -23,7 +23,10 @@ class TestResume:
     def run(self, trained, tmp_path):
         return shutil.copytree(trained.path, tmp_path / "run")
 
-    def test_a_finished_run_is_left_as_it_is(self, run, tiny):
+    @pytest.mark.parametrize("kept", [True, False], ids=["with checkpoints", "without checkpoints"])
+    def test_a_finished_run_is_left_as_it_is(self, run, tiny, kept):
+        for path in () if kept else run.glob("*.ckpt"):  # to save space
+            path.unlink()
         before, told = contents(run), Told()
         found = train("pgd-at", out=run, changes=tiny, resume=True, monitor=told)
         assert contents(run) == before
@@ -49,6 +52,12 @@ class TestResume:
         assert found.record.resumed == 0
         for name in (*WEIGHTS, "metrics.jsonl"):
             assert (run / name).read_bytes() == (trained.path / name).read_bytes()
+
+    def test_what_cannot_be_removed_is_one_line(self, run, tiny, half):
+        for name in ("last.ckpt", "previous.ckpt", "metrics.jsonl"):
+            (run / name).unlink(missing_ok=True)
+        (run / "metrics.jsonl").mkdir()
+        self.refused(run, r"^out: got '.*metrics.jsonl'; expected a file that can be removed \(", changes=tiny)
 
     def test_without_a_run_it_starts_one(self, tiny, tmp_path, trained):
         train("pgd-at", out=tmp_path / "new", changes=tiny, resume=True)

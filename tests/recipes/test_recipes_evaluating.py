@@ -74,17 +74,6 @@ def test_a_run_on_resized_images_keeps_the_family_it_was_trained_with(tmp_path, 
     assert subject.radii == family_radii("mnist") != family_radii("generic")
 
 
-def test_the_file_name_tells_evaluations_apart(run):
-    for target, judging, name in (
-        ({"n": 5, "eps": "8/255"}, {}, "evaluate-quick-linf-8-255-n5.json"),
-        ({"n": 5, "sample": 3}, {}, "evaluate-quick-linf-0.1-n5-sample3.json"),
-        ({"n": 5}, {"seed": 2}, "evaluate-quick-linf-0.1-n5-seed2.json"),
-    ):
-        plain = {"checks": False, "curve": False, "gallery": 0}
-        _, path = evaluate_target(Target(target=str(run), **target), Judging(**{"suite": "quick"} | judging, **plain))
-        assert path.name == name
-
-
 def test_samples_are_drawn_by_seed_alone():
     assert chosen(100, 3, None).tolist() == [0, 1, 2]
     drawn = chosen(100, 20, 7)
@@ -179,9 +168,10 @@ class CutAfter:
 class TestJournal:
     small = Judging(suite="quick", batch_size=10, checks=False, curve=False, gallery=2)
 
-    def cut(self, run, updates=6, **target):
+    def cut(self, run, updates=6, overwrite=False, **target):
+        what, monitor = Target(target=str(run), n=40, **target), CutAfter(updates)
         with pytest.raises(Cut):
-            evaluate_target(Target(target=str(run), n=40, **target), self.small, monitor=CutAfter(updates))
+            evaluate_target(what, self.small, overwrite=overwrite, monitor=monitor)
         return run / "evaluate-quick-linf-0.1-n40.json.journal"
 
     def test_an_interrupted_evaluation_goes_on(self, run, trained, tmp_path):
@@ -198,6 +188,21 @@ class TestJournal:
         assert resumed.seconds > 12345
         assert not journal.exists()
         assert path.exists()
+
+    def test_an_interrupted_overwrite_goes_on(self, run):
+        target = Target(target=str(run), n=40)
+        whole, path = evaluate_target(target, self.small)
+        journal = self.cut(run, overwrite=True)
+        lines = journal.read_text().splitlines()
+        lines[1] = lines[1].replace('"cost": [', '"cost": [12345')  # a piece that is not done again shows its mark
+        journal.write_text("\n".join(lines) + "\n")
+        with pytest.raises(InputError, match=r"a finished record lies here \(--overwrite replaces it\)"):
+            evaluate_target(target, self.small)
+        resumed, _ = evaluate_target(target, self.small, overwrite=True)
+        assert untimed(resumed, "notes") == untimed(whole, "notes")
+        assert resumed.seconds > 12345
+        assert EvaluationRecord.read(path) == resumed
+        assert not journal.exists()
 
     def test_other_settings_are_refused_with_a_way_out(self, run):
         journal = self.cut(run)

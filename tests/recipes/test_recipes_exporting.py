@@ -288,6 +288,11 @@ class TestBadInput:
         for name in NAMES:
             assert (name in contents(out)) == (not name.endswith(".onnx"))
 
+    def test_what_cannot_be_removed_is_one_line(self, run, tmp_path):
+        (tmp_path / "out" / "surrogate.onnx").mkdir(parents=True)
+        with pytest.raises(InputError, match=r"^out: got .*surrogate.onnx'; expected a file that can be removed \("):
+            export(run, tmp_path / "out", overwrite=True)
+
     def test_places_that_are_no_folder_of_their_own(self, run, tmp_path):
         (tmp_path / "file").write_text("x")
         with pytest.raises(InputError, match=r"a folder; a file lies at"):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
 import shutil
 import threading
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +20,7 @@ from deconfound.attacks import PGD
 from deconfound.core.types import Audit
 from deconfound.errors import InputError
 from deconfound.evaluation import ledger
-from deconfound.recipes.unfinished import shared_journal
+from deconfound.recipes.unfinished import with_journal
 from judged import Planted, Switch, judged, numbered, together, untimed
 from toys import Rows
 
@@ -69,21 +73,20 @@ def shared(record, size, fuse=None, precise=True, overwrite=False, **settings):
         "probes": None,
     } | settings
 
-    def work(crew):
-        with shared_journal(record, overwrite=overwrite, crew=crew) as journal:
-            own = fuse.guard(journal) if fuse else journal
-            return judged(
-                models[crew.rank],
-                images,
-                source.labels,
-                suite.attacks,
-                two_judges.THREAT,
-                journal=own,
-                crew=crew,
-                **{key: value(crew) if callable(value) and key == "seed" else value for key, value in call.items()},
-            )
+    def work(crew, journal):
+        return judged(
+            models[crew.rank],
+            images,
+            source.labels,
+            suite.attacks,
+            two_judges.THREAT,
+            journal=fuse.guard(journal) if fuse else journal,
+            crew=crew,
+            **{key: value(crew) if callable(value) and key == "seed" else value for key, value in call.items()},
+        )
 
-    return together(size, work), sum(model.count for model in models)
+    found = together(size, lambda crew: with_journal(record, partial(work, crew), overwrite=overwrite, crew=crew))
+    return found, sum(model.count for model in models)
 
 
 def journals(folder):
@@ -148,6 +151,55 @@ def test_every_journal_holds_a_share_and_all_are_forgotten_on_demand(tmp_path):
     found, _ = shared(place, 2, overwrite=True, seed=1)
     assert [record.seed for record in found] == [1, 1]
     assert journals(tmp_path) == []
+
+
+@pytest.mark.parametrize(("first", "then", "after"), [(1, 1, 12), (1, 2, 30), (2, 1, 9), (3, 2, 38)])
+def test_an_overwrite_goes_on_from_the_journal_that_it_began(tmp_path, uninterrupted, first, then, after):
+    whole, passed = uninterrupted
+    place = tmp_path / "record.json"
+    place.write_text("finished before")
+    (tmp_path / "record.json.journal.2").write_text("of the finished one")
+    for path in (place, *journals(tmp_path)):
+        os.utime(path, (1e9, 1e9))
+    shared(place, first, Fuse(after), overwrite=True)
+    kept = {entry["piece"] for entry in lines(tmp_path)}
+    found, count = shared(place, then)
+    assert all("a finished record lies here (--overwrite replaces it)" in str(error) for error in found)
+    assert (count, len(lines(tmp_path))) == (0, after)
+    found, count = shared(place, then, overwrite=True)
+    assert [untimed(record) for record in found] == [whole] * then
+    assert count == sum(images for piece, images in passed.items() if piece not in kept)
+    assert journals(tmp_path) == []
+
+
+@pytest.mark.parametrize(("older", "size"), [(True, 1), (True, 2), (False, 1), (False, 2)])
+def test_an_overwrite_forgets_a_journal_older_than_the_record_or_of_another_call(tmp_path, uninterrupted, older, size):
+    whole, passed = uninterrupted
+    place = tmp_path / "record.json"
+    shared(place, 2, Fuse(20), **({} if older else {"seed": 7}))
+    place.write_text("finished")
+    for path in journals(tmp_path):
+        os.utime(path, ns=(place.stat().st_mtime_ns + (0 if older else 10**9),) * 2)
+    found, count = shared(place, size, overwrite=True)
+    assert [untimed(record) for record in found] == [whole] * size
+    assert count == sum(passed.values())
+    assert journals(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_journal_that_cannot_be_removed_is_everyones_line(tmp_path, monkeypatch, size):
+    place = tmp_path / "record.json"
+    shared(place, 1, Fuse(3))
+    place.write_text("finished since")
+
+    def refuse(path, missing_ok=False):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    found, count = shared(place, size, overwrite=True)
+    line = f"out: got '{place}.journal'; expected a file that can be removed (Permission denied)"
+    assert [str(error) for error in found] == [line] * size
+    assert count == 0
 
 
 @pytest.mark.parametrize(
@@ -225,24 +277,26 @@ def test_processes_without_a_common_disk_share_what_each_has(tmp_path, uninterru
     models = [Counted(copy.deepcopy(net).double()) for _ in places]
     suite = two_judges.short(SimpleNamespace(threat=two_judges.THREAT, budget=SimpleNamespace(query_draws=1)))
 
-    def work(crew):
-        with shared_journal(places[crew.rank], crew=crew) as journal:
-            return judged(
-                models[crew.rank],
-                source.images.double(),
-                source.labels,
-                suite.attacks,
-                two_judges.THREAT,
-                audit=suite.audit,
-                columns=suite.columns,
-                batch_size=6,
-                curve_attack=lambda threat: PGD(threat, steps=1),
-                curve_radii=(0, 0.03, 0.2),
-                journal=journal,
-                crew=crew,
-            )
+    def work(crew, journal):
+        return judged(
+            models[crew.rank],
+            source.images.double(),
+            source.labels,
+            suite.attacks,
+            two_judges.THREAT,
+            audit=suite.audit,
+            columns=suite.columns,
+            batch_size=6,
+            curve_attack=lambda threat: PGD(threat, steps=1),
+            curve_radii=(0, 0.03, 0.2),
+            journal=journal,
+            crew=crew,
+        )
 
-    assert [untimed(record) for record in together(2, work)] == [whole] * 2
+    def share(crew):
+        return with_journal(places[crew.rank], partial(work, crew), crew=crew)
+
+    assert [untimed(record) for record in together(2, share)] == [whole] * 2
     assert sum(model.count for model in models) == sum(n for piece, n in passed.items() if piece not in kept)
     assert not [path for place in places for path in journals(place.parent)]
 

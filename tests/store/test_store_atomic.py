@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deconfound.errors import InputError
-from deconfound.store import write_bytes, write_text
+from deconfound.store import remove, write_bytes, write_text
 from deconfound.store.atomic import replacing
 
 
@@ -91,3 +91,18 @@ def test_impossible_places_are_one_line(tmp_path, name):
     with pytest.raises(InputError, match="a place that can be written"):
         write_bytes(tmp_path / name, b"x")
     assert listing(tmp_path) == ["file"]
+
+
+def test_removal_of_what_is_there_and_of_what_is_not(tmp_path):
+    (tmp_path / "file").write_text("old")
+    for _ in range(2):
+        remove(tmp_path / "file")
+        assert listing(tmp_path) == []
+
+
+def test_a_removal_that_the_system_refuses_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "unlink", full_disk)
+    with pytest.raises(InputError) as caught:
+        remove(tmp_path / "file")
+    rule = "a file that can be removed (No space left on device)"
+    assert str(caught.value) == f"out: got {str(tmp_path / 'file')!r}; expected {rule}"

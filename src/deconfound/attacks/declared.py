@@ -47,6 +47,10 @@ class Declared:
         """The same attack in another threat model."""
         return replace(self, attack=self.attack.at(threat))
 
+    def on(self, surrogate: Classifier) -> Self:
+        """The same attack on another surrogate of its own."""
+        return replace(self, surrogate=surrogate)
+
     def settings(self) -> dict[str, Any]:
         """The attack's, and whether it climbs a surrogate of its own."""
         return {**self.attack.settings(), "declared": True, "own_surrogate": self.surrogate is not None}

@@ -191,6 +191,19 @@ class Attack(Protocol):
     ) -> Tensor: ...
 
 
+@runtime_checkable
+class ClimbsItsOwn(Protocol):
+    """An attack with a surrogate of its own, climbed whatever it is called on, or None; ``on`` is the same on another.
+
+    It is an ``Attack``, too.
+    """
+
+    @property
+    def surrogate(self) -> Surrogate | None: ...
+
+    def on(self, surrogate: Surrogate) -> Attack: ...
+
+
 class Objective(Protocol):
     """What is trained. ``players()["model"]`` is the classifier that is kept; state lives in the players' buffers."""
 

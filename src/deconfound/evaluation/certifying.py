@@ -6,8 +6,9 @@ Shapes: B examples, K classes; images (B, C, H, W) in [0, 1], labels (B,) int64,
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ from deconfound.core.guards import evaluating, full_float32
 from deconfound.core.origin import Origin
 from deconfound.core.protocols import ImageSource, Journal, Monitor, NoisyClassifier
 from deconfound.core.streams import Streams
-from deconfound.errors import InputError, require
+from deconfound.errors import require
+from deconfound.evaluation.examples import index_digest
+from deconfound.evaluation.ledger import check_same
 from deconfound.evaluation.majority import votes_of
 from deconfound.functional.smoothing import certificates, certified_radius
 from deconfound.functional.statistics import clopper_pearson_lower, wilson_interval
@@ -145,10 +148,14 @@ def _known(journal: Journal | None, call: dict[str, object]) -> list[CertifiedPo
     if not entries:
         journal.append(call)
         return []
-    for key, value in call.items():
-        if entries[0].get(key) != value:
-            raise InputError(f"journal: {key}", value if key != "places" else "other images", "what it began with")
+    check_same("journal", _readable(entries[0]), _readable(call))
     return [CertifiedPoint(**point) for entry in entries[1:] for point in entry["points"]]
+
+
+def _readable(call: Mapping[str, Any]) -> dict[str, Any]:
+    """The call with its images by number and digest: a message cannot list thousands of places."""
+    places = torch.tensor(call.get("places", []), dtype=torch.int64)
+    return {**call, "places": f"{len(places)} images {index_digest(places)}"}
 
 
 def _right(point: CertifiedPoint, radius: float = 0.0) -> bool:

@@ -18,7 +18,12 @@ Seen = Callable[[int, dict[str, Any]], None]
 _FIELDS = {"piece", "result", "cost"}
 
 
-def _same(field: str, found: Mapping[str, Any], call: Mapping[str, Any]) -> None:
+def check_same(field: str, found: Mapping[str, Any], call: Mapping[str, Any]) -> None:
+    """What was found is the call itself; ``field`` says where it was found.
+
+    Raises:
+        InputError: a key differs; both values are named.
+    """
     for key, value in call.items():
         if found.get(key) != value:
             raise InputError(f"{field}: {key}", found.get(key), f"{value!r}, as in this call")
@@ -62,11 +67,11 @@ class Ledger:
         own = [entry for entry in (self._journal.entries() if self._journal else []) if entry.keys() >= _FIELDS]
         found = self.crew.gather({"call": call, "entries": own})
         for rank, other in enumerate(found):
-            _same(f"process {rank}", other["call"], found[0]["call"])
+            check_same(f"process {rank}", other["call"], found[0]["call"])
         entries = [entry for other in found for entry in other["entries"]]
         for entry in entries:
             if entry["piece"] == "call":
-                _same("journal", entry["result"], call)
+                check_same("journal", entry["result"], call)
         self._done = {str(entry["piece"]): entry for entry in entries}
         if self._done and "call" not in self._done:
             raise InputError("journal", "finished pieces without the call they belong to", "an unbroken journal")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deconfound.core.protocols import Classifier, StochasticClassifier
+from deconfound.core.protocols import Attack, Classifier, ClimbsItsOwn, StochasticClassifier
 from deconfound.core.streams import Streams
 
 
@@ -33,10 +33,11 @@ class Cost(NamedTuple):
 
 
 class Meter:
-    """Counts the calls of one classifier.
+    """Counts the calls of classifiers.
 
-    A module is heard by a forward hook, so that attacks see the module itself; a gradient counts when it reaches the
-    output, not when it might have been asked for.
+    A module is heard by forward hooks, so that attacks see the module itself; a gradient counts when it reaches the
+    output, not when it might have been asked for. A call that consists of calls of others that are heard is theirs, so
+    that nothing counts twice.
     """
 
     def __init__(self) -> None:
@@ -53,17 +54,32 @@ class Meter:
         if not isinstance(model, nn.Module):
 
             def counted(images: Tensor) -> Tensor:
+                before = self._forwards
                 logits = model(images)
-                self._hook(None, (images,), logits)
+                self._heard(logits, before)
                 return logits
 
             yield counted
             return
-        handle = model.register_forward_hook(self._hook)
+        begun: list[int] = []  # calls of a module may lie within each other
+        handles = (
+            model.register_forward_pre_hook(lambda *_: begun.append(self._forwards)),
+            model.register_forward_hook(lambda module, args, output: self._heard(output, begun.pop())),
+        )
         try:
             yield model
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def climbing(self, attack: Attack) -> Iterator[Attack]:
+        """The attack to call inside; what it climbs in place of what it is called on is heard too."""
+        if not isinstance(attack, ClimbsItsOwn) or attack.surrogate is None:
+            yield attack
+            return
+        with self.counting(attack.surrogate) as counted:
+            yield attack if counted is attack.surrogate else attack.on(counted)
 
     @contextmanager
     def _counting_draws(self, model: Any) -> Iterator[None]:
@@ -71,8 +87,9 @@ class Meter:
         original = model.draw
 
         def draw(images: Tensor, streams: Streams, draws: int) -> Tensor:
+            before = self._forwards
             logits: Tensor = original(images, streams, draws)
-            self._count(logits, draws * len(images))
+            self._count(logits, draws * len(images), before)
             return logits
 
         had = vars(model).get("draw")
@@ -88,11 +105,14 @@ class Meter:
         """Everything so far, with the clocks; the difference of two readings is the cost of what lay between."""
         return Cost(time.perf_counter(), time.process_time(), self._forwards, self._backwards)
 
-    def _hook(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
+    def _heard(self, output: Any, before: int) -> None:
         if isinstance(output, Tensor) and output.ndim:
-            self._count(output, output.shape[0])
+            self._count(output, output.shape[0], before)
 
-    def _count(self, output: Tensor, count: int) -> None:
+    def _count(self, output: Tensor, count: int, before: int) -> None:
+        """A call that began at ``before``, unless others were heard since."""
+        if self._forwards != before:
+            return
         self._forwards += count
         if torch.is_grad_enabled() and output.requires_grad:
             output.register_hook(lambda gradient: self._went_back(count))

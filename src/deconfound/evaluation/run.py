@@ -134,7 +134,8 @@ class Run:
         batch = self.examples.batch(places)
         streams = self._streams(batch).fold(attack.name)
         before = self.meter.read()
-        images = self.referee.attack(attack, batch, streams)
+        with self.meter.climbing(attack) as heard:
+            images = self.referee.attack(heard, batch, streams)
         cost = self.meter.read().minus(before)
         found = self.referee.rejudge(attack, images, batch, streams)
         distances = self.threat.distance(found.images, batch.images)

@@ -36,7 +36,7 @@ from deconfound.recipes.stages import FOLDER, Ground, Plan, completed, finished,
 from deconfound.recipes.stopping import Stopped, stop_requests
 from deconfound.recipes.validation import check_selection, validator
 from deconfound.records import TrainingRecord
-from deconfound.store import CheckpointFile, JsonLines, RunFolder, write_text, write_weights
+from deconfound.store import CheckpointFile, JsonLines, RunFolder, remove, write_text, write_weights
 from deconfound.store.journal import TensorBoardMirror
 from deconfound.store.weights import digest_tensors
 from deconfound.training import FitResult, Hooks, fit
@@ -146,10 +146,9 @@ def _opened(folder: RunFolder, task: _Task, *, resume: bool, overwrite: bool) ->
         if other := differences(recipe, before):
             rule = f"the recipe that the run was started with: {other[1]}; {_how_to_continue(folder)}"
             raise InputError("resume", other[0], rule)
-        if not folder.has_checkpoint():  # from the beginning then
-            folder.metrics.unlink(missing_ok=True)
-            if not folder.record.is_file():
-                folder.forget_epochs()
+        if not folder.has_checkpoint() and not folder.record.is_file():  # from the beginning then
+            remove(folder.metrics)
+            folder.forget_epochs()
         return task.is_finished(folder)
     folder.prepare(overwrite=overwrite)
     write_text(folder.recipe, recipe.to_yaml())

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from deconfound.core.origin import Origin
-from deconfound.core.protocols import Monitor, StochasticClassifier
+from deconfound.core.protocols import Journal, Monitor, StochasticClassifier
 from deconfound.data import load as load_data
 from deconfound.data.naming import as_file_name
 from deconfound.errors import InputError, require
@@ -18,7 +18,7 @@ from deconfound.models.smoothed import Smoothed
 from deconfound.recipes.loading import load_run
 from deconfound.recipes.players import folder_of
 from deconfound.recipes.targets import check_fit, chosen, data_of_run, device_of, origin_facts
-from deconfound.recipes.unfinished import shared_journal
+from deconfound.recipes.unfinished import with_journal
 from deconfound.records import CertificationRecord
 from deconfound.store import write_text
 
@@ -69,7 +69,8 @@ def certify(
     assert test is not None  # load refuses data without the part that is asked for
     check_fit(loaded, test, name)
     path = Path(out) if out is not None else default_path(wanted, model.sigma)
-    with shared_journal(path, overwrite=overwrite) as journal:
+
+    def work(journal: Journal | None) -> CertificationRecord:
         record = certify_model(
             model.to(device),
             test,
@@ -81,7 +82,9 @@ def certify(
             monitor=monitor,
         )
         write_text(path, record.to_json())
-    return record, path
+        return record
+
+    return with_journal(path, work, overwrite=overwrite), path
 
 
 def _under_noise(model: nn.Module, wanted: Certifying) -> Smoothed:

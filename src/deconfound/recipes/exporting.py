@@ -21,7 +21,7 @@ from deconfound.recipes.loading import Loaded, load_run
 from deconfound.recipes.players import folder_of
 from deconfound.records import ExportedFile, ModelCard, TrainingRecord
 from deconfound.reporting import card_text
-from deconfound.store import RunFolder, write_bytes, write_text
+from deconfound.store import RunFolder, remove, write_bytes, write_text
 
 Stochastic = Literal["refuse", "surrogate"]
 FORMATS = ("safetensors", "onnx")
@@ -215,7 +215,7 @@ def _written(folder: Path, made: Sequence[_Made], card: ModelCard) -> tuple[Path
     kept = {part.about.name for part in made}
     for name in reversed(NAMES):  # of an export that is replaced
         if name not in kept:
-            (folder / name).unlink(missing_ok=True)
+            remove(folder / name)
     for part in made:
         write_bytes(folder / part.about.name, part.content)
     write_text(folder / CARD_TEXT, card_text(card))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from deconfound.attacks import suites
-from deconfound.core.protocols import Classifier, ImageSource, Monitor, StochasticClassifier
+from deconfound.core.protocols import Classifier, ImageSource, Journal, Monitor, StochasticClassifier
 from deconfound.core.threat import ThreatModel, parse_norm, parse_radius, show_radius
 from deconfound.data import load as load_data
 from deconfound.data.families import family_of
@@ -28,10 +29,13 @@ from deconfound.recipes.loading import Loaded, check_foreign, is_network, load, 
 from deconfound.recipes.players import folder_of
 from deconfound.recipes.resolve import family_radii, family_radius, read_spec
 from deconfound.recipes.schema import Recipe
-from deconfound.recipes.unfinished import shared_journal
+from deconfound.recipes.unfinished import with_journal
 from deconfound.records import EvaluationRecord
 from deconfound.reporting.text import shortened
 from deconfound.store import RunFolder, write_text
+
+LONGEST = 80
+"""Letters for the sources of transfer in a record's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +112,7 @@ def evaluate_target(
     family = loaded.recipe.family if loaded.recipe else family_of(name, test.shape, len(test.class_names))
     threat = threat or _family_threat(target, family)
     index = _index(target, judging, len(test), loaded)
-    path = Path(out) if out is not None else _default_path(target, judging, threat)
+    path = Path(out) if out is not None else default_path(target, judging, threat)
     subject = Subject(
         model=loaded.model.to(device),
         images=test,
@@ -154,11 +158,14 @@ def _judge(
     fabric: Fabric | None,
 ) -> EvaluationRecord:
     crew = None if fabric is None else FabricCrew(fabric)
-    with shared_journal(path, overwrite=overwrite, crew=crew) as journal:
+
+    def work(journal: Journal | None) -> EvaluationRecord:
         record = run(judging, subject, journal=journal, crew=crew, monitor=monitor)
         if path is not None and (crew is None or crew.rank == 0):
             write_text(path, record.to_json())
-    return record
+        return record
+
+    return with_journal(path, work, overwrite=overwrite, crew=crew)
 
 
 def _index(target: Target, judging: Judging, count: int, loaded: Loaded) -> Tensor:
@@ -253,17 +260,34 @@ def check_fit(loaded: Loaded, test: ImageSource, name: str) -> None:
         raise InputError("data", shown, f"the classes that the run was trained on, {theirs}")
 
 
-def _default_path(target: Target, judging: Judging, threat: ThreatModel) -> Path | None:
+def default_path(target: Target, judging: Judging, threat: ThreatModel) -> Path | None:
+    """Where a record goes that was given no place: into the run, by the question and what differs from the defaults.
+
+    None where no run folder is judged. Options that change the answer have a word of their own, so that one answer is
+    not in another's place.
+    """
     if not Path(target.target).is_dir():
         return None
-    radius = show_radius(threat.eps).replace("/", "-")
-    data = "" if target.data is None else f"{as_file_name(target.data)}-"
-    some = "" if target.n is None else f"-n{target.n}"
-    drawn = "" if target.sample is None else f"-sample{target.sample}"
-    seed = "" if judging.seed == 0 else f"-seed{judging.seed}"
-    apart = "-separate" if judging.separate else ""
-    name = f"evaluate-{data}{as_file_name(judging.suite)}-{threat.norm}-{radius}{some}{drawn}{seed}{apart}.json"
-    return Path(target.target) / name
+    usual = Judging()
+    words = ["evaluate", *([] if target.data is None else [as_file_name(target.data)]), as_file_name(judging.suite)]
+    words += [] if judging.budget == usual.budget else [judging.budget]
+    words += [threat.norm, show_radius(threat.eps).replace("/", "-")]
+    words += [f"{key}{value}" for key, value in (("n", target.n), ("sample", target.sample)) if value is not None]
+    words += [] if judging.seed == usual.seed else [f"seed{judging.seed}"]
+    words += ["separate"] if judging.separate else []
+    words += [
+        f"{short}{getattr(judging, key):g}"
+        for short, key in (("loops", "loops"), ("draws", "draws"), ("audit", "audit_min"), ("share", "audit_share"))
+        if getattr(judging, key) != getattr(usual, key)
+    ]
+    words += ["transfer", _joined(target.transfer_from)] if target.transfer_from else []
+    return Path(target.target) / ("-".join(words) + ".json")
+
+
+def _joined(runs: Sequence[str]) -> str:
+    """The names of some runs' folders; their number and a digest where that is too long for a file's name."""
+    names = "+".join(folder_of(run).path.resolve().name for run in runs)
+    return names if len(names) <= LONGEST else f"{len(runs)}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
 
 
 def _notes(loaded: Loaded, judging: Judging, options: Mapping[str, Any], target: Target) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from deconfound.lazy import exporter
 
 if TYPE_CHECKING:
-    from deconfound.store.atomic import write_bytes, write_text
+    from deconfound.store.atomic import remove, write_bytes, write_text
     from deconfound.store.checkpoint import CheckpointFile
     from deconfound.store.journal import JsonLines
     from deconfound.store.lock import held
@@ -20,6 +20,7 @@ _HOME = {
     "RunFolder": "run",
     "held": "lock",
     "read_weights": "weights",
+    "remove": "atomic",
     "write_bytes": "atomic",
     "write_text": "atomic",
     "write_weights": "weights",
@@ -30,6 +31,7 @@ __all__ = [
     "RunFolder",
     "held",
     "read_weights",
+    "remove",
     "write_bytes",
     "write_text",
     "write_weights",

@@ -1,4 +1,4 @@
-"""Atomic writes: a temporary file beside the target, flushed to the disk, then renamed."""
+"""Atomic writes: a temporary file beside the target, flushed to the disk, then renamed; and removal."""
 
 from __future__ import annotations
 
@@ -15,6 +15,18 @@ def cannot_write(path: Path, error: OSError) -> InputError:
     in_the_way = isinstance(error, (FileExistsError, NotADirectoryError))
     reason = "a file lies where a folder is needed" if in_the_way else error.strerror or error
     return InputError("out", str(path), f"a place that can be written ({reason}); nothing was changed")
+
+
+def remove(path: str | Path) -> None:
+    """Remove a file; one that is not there is as good as removed.
+
+    Raises:
+        InputError: the system refuses it (no right, a folder of that name).
+    """
+    try:
+        Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError("out", str(path), f"a file that can be removed ({error.strerror or error})") from None
 
 
 def sync_folder(folder: Path) -> None:
