@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deconfound.attacks.expectation import bound
 from deconfound.attacks.points import Points
+from deconfound.core.draws import bound
 from deconfound.core.protocols import Classifier, StochasticClassifier
 from deconfound.core.streams import Streams
 from deconfound.core.threat import NORMS, Norm, ThreatModel
@@ -142,9 +142,8 @@ class Library:
                 warnings.simplefilter("ignore")  # what libraries say to their developers
                 return importlib.import_module(self.module)
         except Exception as error:  # a broken dependency raises whatever it likes
-            rule = (
-                f"an attack of a library that imports here, but {self.name} does not ({reason(error)}); {self.advice}"
-            )
+            absent = f"{self.name} does not ({reason(error)})"
+            rule = f"an attack of a library that imports here, but {absent}; {self.advice}"
             raise InputError("attack", attack, rule) from error
 
     def version(self) -> str | None:
