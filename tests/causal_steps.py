@@ -30,6 +30,11 @@ def causal(variant="m", seed=0, norm=False, steps=3, classes=4, width=16, bias=T
     return CausalAdv(model, style, PGD(THREAT, steps=steps, keep="last", loss=loss, start=start), variant, **settings)
 
 
+def marginalised(branch, style, labels, ratio):
+    """Logits of a style branch in evaluation, with the marginalisation."""
+    return branch.plain_logits(style) + branch.correction(labels, ratio)
+
+
 def toy_batch(count=16, classes=4):
     return next(ToySource(count, classes).batches([torch.arange(count)]))
 

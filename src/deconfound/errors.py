@@ -10,6 +10,8 @@ from typing import TypeGuard
 _BEGINNING = 3
 # Of difflib's ratio; at 0.5 data would be near to beta.
 _ALIKE = 0.55
+# Characters of what another library says (compilers say a lot in a line) and of a value: more would hide the rule.
+_REASON, _SHOWN = 160, 200
 
 
 class InputError(ValueError):
@@ -25,9 +27,7 @@ class InputError(ValueError):
         self.field = field
         self.value = value
         self.rule = " ".join(rule.split())
-        shown = " ".join(repr(value).split())
-        if len(shown) > 200:
-            shown = shown[:197] + "..."
+        shown = _cut(" ".join(repr(value).split()), _SHOWN)
         super().__init__(f"{field}: got {shown}; expected {self.rule}")
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, object, str]]:
@@ -78,6 +78,23 @@ def meant(near: str) -> str:
 
 def _plain(name: str) -> str:
     return str(name).casefold().replace("_", "-")
+
+
+def reason(error: BaseException) -> str:
+    r"""An exception in one short line: its type and the first line that it says, where it says anything.
+
+    >>> reason(KeyError("x")), reason(ValueError()), reason(RuntimeError("\n first \n second"))
+    ("KeyError: 'x'", 'ValueError', 'RuntimeError: first')
+    >>> len(reason(OSError("a" * 1000)))
+    160
+    """
+    lines = str(error).strip().splitlines()
+    kind = type(error).__name__
+    return _cut(f"{kind}: {lines[0].rstrip()}", _REASON) if lines else kind
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def require(condition: bool, field: str, value: object, rule: str) -> None:

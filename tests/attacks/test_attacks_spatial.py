@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from deconfound.attacks.spatial import RotationTranslation, transformed
+from deconfound.attacks.spatial import RotationTranslation
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.errors import InputError
+from deconfound.functional.rotation import transformed
 
 THREAT = ThreatModel("linf", "8/255")
 

@@ -13,13 +13,12 @@ from deconfound.core.protocols import Intervenable
 from deconfound.core.streams import Streams
 from deconfound.data.confounded import Confounded, Confounding
 from deconfound.data.memory import MemoryImages
-from deconfound.data.overlays import VEIL, Patch, Tint, overlay
+from deconfound.data.overlays import OVERLAYS, VEIL, Patch, Tint, overlay
 from deconfound.data.sources import load
 from deconfound.data.streamed import StreamedImages
 from deconfound.errors import InputError
 
 MILLIONTH = 1e-6
-KINDS = ("patch", "tint")
 
 
 def images_of(source, size=100):
@@ -37,7 +36,7 @@ def grey(count, classes=4, side=16, channels=1):
     return MemoryImages(images, torch.arange(count) % classes, names, "grey[test]")
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=OVERLAYS)
 def pair(request):
     """Digits of the test split, and the same with a confounder."""
     return load("digits").test, load(f"digits+{request.param}:rho=0.8").test
@@ -47,7 +46,7 @@ def test_by_name(pair):
     plain, marked = pair
     assert isinstance(marked, Intervenable)
     assert (marked.shape, marked.class_names, len(marked)) == (plain.shape, plain.class_names, len(plain))
-    assert marked.name in ("digits+patch:rho=0.8[test]", "digits+tint:rho=0.8[test]")
+    assert marked.name in {f"digits+{kind}:rho=0.8[test]" for kind in OVERLAYS}
     assert torch.equal(labels_of(marked), plain.labels)
     assert torch.equal(marked.labels, plain.labels)
     data = load("digits+patch")
@@ -193,7 +192,7 @@ def test_partners_are_uniform_over_all_images_of_other_classes():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OVERLAYS)
 def test_a_linear_model_that_reads_only_the_confounder(kind, channels):
     """On images with nothing else in them it reads every mark, and so follows every do(confounder)."""
     source = Confounded(grey(300, 4, 16, channels), Confounding(kind=kind, rho=0.7), "test")

@@ -8,7 +8,7 @@ import torch
 from deconfound.core.streams import Streams
 from deconfound.data.confounded import Confounded, Confounding
 from deconfound.data.memory import MemoryImages
-from deconfound.data.overlays import Patch
+from deconfound.data.overlays import OVERLAYS, Patch, overlay
 from deconfound.data.synthetic import Shapes, ShapesSettings
 
 
@@ -40,3 +40,19 @@ def test_sources_say_what_carries_their_confounder():
     assert tinted.mark == tinted.do("confounder", "other").mark == "a tint of the whole image, 25 % of each pixel"
     assert Confounded(grey, Confounding(kind="patch"), "test").mark == Patch(2, (1, 16, 16)).about
     assert "background" in Shapes("test", ShapesSettings(test=3)).mark
+
+
+@pytest.mark.parametrize("kind", OVERLAYS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_overlay_marks_the_class_from_the_streams_of_each_example_alone(kind, channels):
+    shape, some = (channels, 16, 16), torch.tensor([5, 2])
+    put, streams = overlay(kind, 4, shape), Streams(0, range(8))
+    images, classes = torch.rand(8, *shape), torch.arange(8) % 4
+    before, found = images.clone(), put(images, classes, streams)
+    assert torch.equal(images, before)
+    assert (found.shape, found.dtype) == (images.shape, images.dtype)
+    assert 0 <= found.min() <= found.max() <= 1
+    assert torch.equal(put(images[some], classes[some], streams[some]), found[some])
+    assert (put(images, (classes + 1) % 4, streams) != found).flatten(1).any(dim=1).all()
+    assert put.about
+    assert OVERLAYS[kind].what

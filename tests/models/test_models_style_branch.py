@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from causal_steps import marginalised
 from deconfound.errors import InputError
 from deconfound.functional.losses import soft_cross_entropy
 from deconfound.functional.style import deflated_basis, left_out, unit
@@ -82,7 +83,7 @@ class TestParity:
         branch.learn(recorded["style"], recorded["labels"], 0.3)
         branch.load_state_dict(recorded_branch(recorded).state_dict() | branch.own.state_dict(prefix="own."))
         natural, adversarial = (
-            branch.logits(recorded[name], recorded["labels"], 0.7) for name in ("style", "style_adv")
+            marginalised(branch, recorded[name], recorded["labels"], 0.7) for name in ("style", "style_adv")
         )
         close(natural, recorded["logits_eval_ratio07"])
         close(adversarial, recorded["logits_adv_eval_ratio07"])
@@ -98,10 +99,10 @@ class TestState:
         file.seek(0)
         other = StyleBranch(12, 3, seed=9)
         matrix = branch.basis(weight).matrix
-        before = other.logits(other.style(features, other.basis(weight).matrix), labels, 1.0)
+        before = marginalised(other, other.style(features, other.basis(weight).matrix), labels, 1.0)
         other.load_state_dict(torch.load(file, weights_only=True))
-        found = other.logits(other.style(features, other.basis(weight).matrix), labels, 1.0)
-        expected = branch.logits(branch.style(features, matrix), labels, 1.0)
+        found = marginalised(other, other.style(features, other.basis(weight).matrix), labels, 1.0)
+        expected = marginalised(branch, branch.style(features, matrix), labels, 1.0)
         assert torch.equal(found, expected)
         assert float((before - expected).abs().max().detach()) > 0.1
 
@@ -121,8 +122,8 @@ class TestState:
         state = copy.deepcopy(branch.state_dict())
         branch.train(training)
         style = branch.style(features, basis.matrix)
-        found = branch.logits(style, labels, 1.0)
-        torch.testing.assert_close(branch.logits(style[:1], labels[:1], 1.0), found[:1])  # no batch in it
+        found = marginalised(branch, style, labels, 1.0)
+        torch.testing.assert_close(marginalised(branch, style[:1], labels[:1], 1.0), found[:1])  # no batch in it
         assert all(torch.equal(value, state[name]) for name, value in branch.state_dict().items())
 
     def test_learning_again_gives_the_same_and_moves_nothing(self):
@@ -167,7 +168,7 @@ class TestForms:
         full, basis, features, labels, _ = used(form="full")
         low, *_ = used(form="low-rank")
         style = full.style(features, basis.matrix)
-        torch.testing.assert_close(low.logits(style, labels, 1.0), full.logits(style, labels, 1.0))
+        torch.testing.assert_close(marginalised(low, style, labels, 1.0), marginalised(full, style, labels, 1.0))
 
     def test_the_diagonal_form_is_the_diagonal(self):
         full, *_ = used(form="full")
@@ -233,7 +234,7 @@ def test_gradients_of_the_style_loss_in_double_precision():
     moved = (natural.detach() + 0.1 * torch.randn(5, 12, dtype=torch.float64)).requires_grad_()
 
     def loss(f, g):
-        target, logits = (branch.logits(branch.style(x, matrix), labels[:5], 0.6) for x in (f, g))
+        target, logits = (marginalised(branch, branch.style(x, matrix), labels[:5], 0.6) for x in (f, g))
         return soft_cross_entropy(logits, target).mean()
 
     assert torch.autograd.gradcheck(loss, (natural, moved))
@@ -260,6 +261,6 @@ def test_gradients_of_learning_in_double_precision():
 def test_half_precision_stays_outside():
     branch, basis, features, labels, _ = used()
     with torch.autocast("cpu", torch.bfloat16):
-        inside = branch.logits(branch.style(features, basis.matrix), labels, 1.0)
-    assert torch.equal(inside, branch.logits(branch.style(features, basis.matrix), labels, 1.0))
+        inside = marginalised(branch, branch.style(features, basis.matrix), labels, 1.0)
+    assert torch.equal(inside, marginalised(branch, branch.style(features, basis.matrix), labels, 1.0))
     assert unit(features).dtype == deflated_basis(basis.matrix, basis.matrix).dtype == torch.float32

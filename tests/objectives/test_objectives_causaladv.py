@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from causal_steps import MIDDLE, THREAT, causal, streams, toy_batch, train_step
+from causal_steps import MIDDLE, THREAT, causal, marginalised, streams, toy_batch, train_step
 from deconfound.attacks import PGD
 from deconfound.core.types import Batch, Progress
 from deconfound.functional.style import Basis
@@ -187,9 +187,9 @@ def test_the_attack_climbs_both_terms_at_their_full_weight_in_evaluation():
         style.eval()
         start = THREAT.random_start(batch.images, streams(batch).fold("craft").fold("restart", 0))
         images = start.clone().requires_grad_()
-        target = style.logits(style.style(model.features(batch.images), matrix), batch.labels, 0.7).softmax(1)
+        target = marginalised(style, style.style(model.features(batch.images), matrix), batch.labels, 0.7).softmax(1)
         z, features = model(images), model.features(images)
-        moved = style.logits(style.style(features, matrix), batch.labels, 0.7).log_softmax(1)
+        moved = marginalised(style, style.style(features, matrix), batch.labels, 0.7).log_softmax(1)
         content = F.cross_entropy(z, batch.labels, reduction="none")
         if variant == "t":
             reference = model(batch.images)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from causal_steps import MIDDLE, THREAT, causal, loop, same, state, streams, toy_batch, train_step
+from causal_steps import MIDDLE, THREAT, causal, loop, marginalised, same, state, streams, toy_batch, train_step
 from deconfound import models
 from deconfound.attacks import PGD
 from deconfound.core.threat import ThreatModel
@@ -35,8 +35,8 @@ class TestDeclared:
         model, style = objective.model, objective.players()["style"]
         matrix = style.basis(model.last.weight).matrix
         made = (batch.images + 0.05).clamp(0, 1)
-        target = style.logits(style.style(model.features(batch.images), matrix), batch.labels, 1.0).softmax(1)
-        moved = style.logits(style.style(model.features(made), matrix), batch.labels, 1.0).log_softmax(1)
+        target = marginalised(style, style.style(model.features(batch.images), matrix), batch.labels, 1.0).softmax(1)
+        moved = marginalised(style, style.style(model.features(made), matrix), batch.labels, 1.0).log_softmax(1)
         content = F.cross_entropy(model(made), batch.labels, reduction="none")
         for item, weight in zip(declared, (0.0, 0.2, 0.5, 0.8), strict=True):
             known = item.context(model, batch.images, batch.labels)

@@ -8,7 +8,8 @@ import shutil
 import pytest
 import torch
 
-from deconfound.analysis.effects import around, mean_of
+from deconfound.analysis.effects import around
+from deconfound.analysis.means import mean_of
 from deconfound.errors import InputError
 from deconfound.objectives import Inoculated
 from deconfound.recipes.analysing import Look, look_into

@@ -123,6 +123,10 @@ def test_holm_is_over_the_tested_pairs_and_each_accuracy_apart(write):
             {"threat": Threat(norm="linf", eps=0.1, box=(-1.0, 1.0))},
             "threat linf 0.1 against linf 0.1 in [-1, 1]",
         ),
+        (
+            {"threat": Threat(norm="linf", eps=0.1000001)},
+            "threat linf 0.1 (eps 0.1) against linf 0.1 (eps 0.1000001)",
+        ),
         ({"suite": "standard", "budget": "demo"}, "suite quick against standard and budget normal against demo"),
         ({"index": range(50, 54)}, "no example in common (n 4 and n 4)"),
         ({"outcomes": ()}, "no example in common (n 4 and n 4)"),
@@ -144,8 +148,11 @@ def test_records_that_disagree_on_labels_are_not_tested(write):
     assert pair.not_compared == "the records disagree on the label of example 1"
 
 
-@pytest.mark.parametrize("changes", [{"seed": 5}, {"precision": "64-true"}, {"notes": ("x",)}])
-def test_a_seed_or_a_precision_does_not_keep_a_pair_apart(write, changes):
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 5}, {"precision": "64-true"}, {"notes": ("x",)}, {"threat": Threat(norm="linf", eps=0.1 + 1e-16)}],
+)
+def test_a_seed_a_precision_or_rounding_does_not_keep_a_pair_apart(write, changes):
     (pair,) = compare([write("a.json", evaluation("rb")), write("b.json", evaluation("rb", **changes))]).pairs
     assert pair.n == 2
 

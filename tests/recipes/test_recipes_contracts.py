@@ -12,6 +12,7 @@ from deconfound.attacks.suites import DETERMINISTIC, Setting, names, suite
 from deconfound.core.threat import ThreatModel
 from deconfound.data import load
 from deconfound.data.families import FAMILIES
+from deconfound.data.overlays import OVERLAYS
 from deconfound.errors import InputError
 from deconfound.recipes.analysing import KINDS
 from deconfound.recipes.listing import listing
@@ -29,24 +30,29 @@ EXAMPLES = {
     "shapes": "shapes:train=30,test=12",
     "shapes:rho=R": "shapes:rho=0.5,train=30,test=12",
     "DATA:train=N": "digits:train=20,test=10",
-    "DATA+patch:rho=R": "digits+patch:rho=0.9",
-    "DATA+tint:rho=R": "digits+tint:rho=0.9",
+    **{f"DATA+{kind}:rho=R": f"digits+{kind}:rho=0.9" for kind in OVERLAYS},
     "FOLDER": "{folder}",
     "MODULE:CALLABLE": "contract_data:pictures",
 }
 NEEDS_A_NETWORK = {"OWNER/NAME"}
 
 
-def made(name, **changes):
-    stochastic = changes.pop("stochastic", name not in DETERMINISTIC and name == "rand")
-    setting = Setting(threat=THREAT, stochastic=stochastic, radii=family_radii("cifar"), **changes)
-    return suite(name, setting)
+SUITES = (*names(), "pgd-40", "apgd-40")
+# Every suite for the models that it accepts; ``rand`` is the one for random models alone.
+ASKED = [
+    *((name, False) for name in SUITES if name != "rand"),
+    *((name, True) for name in SUITES if name not in DETERMINISTIC),
+]
 
 
-@pytest.mark.parametrize("name", names())
+def made(name, stochastic=False, **changes):
+    return suite(name, Setting(threat=THREAT, stochastic=stochastic, radii=family_radii("cifar"), **changes))
+
+
+@pytest.mark.parametrize(("name", "stochastic"), ASKED)
 @pytest.mark.parametrize("classes", [2, 10, 1000])
-def test_a_suite_is_made_of_attacks_that_can_be_recorded(name, classes):
-    found = made(name, classes=classes)
+def test_a_suite_is_made_of_attacks_that_can_be_recorded(name, stochastic, classes):
+    found = made(name, stochastic, classes=classes)
     assert found.name == name
     attacks = [
         *found.attacks,

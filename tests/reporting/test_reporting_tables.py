@@ -16,7 +16,8 @@ import deconfound.reporting
 from deconfound.errors import InputError
 from deconfound.records import Threat, Verdict
 from deconfound.reporting import text
-from deconfound.reporting.tables import evaluation_table, interval, leaderboard_table, ordered, percent
+from deconfound.reporting.tables import evaluation_table, leaderboard_table, ordered
+from deconfound.reporting.text import interval, percent
 
 
 def shown(table, width: int = 80) -> str:

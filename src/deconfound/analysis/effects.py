@@ -7,7 +7,6 @@ Source: Kim, Lee, Ro 2023, arXiv 2303.01052.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from deconfound.analysis.causal_kinds import Kinds, inversion_distances, observe_kinds
+from deconfound.analysis.means import mean_of
 from deconfound.analysis.observing import device_of
 from deconfound.core.origin import Origin
 from deconfound.core.protocols import Attack, CausalFeatures, Classifier, ImageSource, Monitor
 from deconfound.errors import require
 from deconfound.functional.moments import MOMENTS, Moment
-from deconfound.records import AttackedKinds, Attacker, EffectsRecord, FeatureKind, InversionDistance, Mean, Threat
+from deconfound.records import AttackedKinds, Attacker, EffectsRecord, FeatureKind, InversionDistance, Threat
 
 REACH = 4
 """Classes on each side of the true label."""
@@ -173,17 +173,4 @@ def _kinds(found: Kinds, offsets: tuple[int, ...]) -> tuple[FeatureKind, ...]:
     )
 
 
-def mean_of(values: Tensor) -> Mean:
-    """The mean of (N,) with its 95 % interval by the normal approximation; of one value there is no interval.
-
-    >>> import torch
-    >>> mean_of(torch.tensor([1.0, 3.0])).value
-    2.0
-    """
-    values = values.double()
-    value = float(values.mean())
-    half = 1.96 * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return Mean(value=value, interval=(value - half, value + half))
-
-
-__all__ = ["EffectParts", "analyse_effects", "around", "mean_of"]
+__all__ = ["EffectParts", "analyse_effects", "around"]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deconfound.analysis.means import mean_of
 from deconfound.analysis.neighbours import queries
 from deconfound.analysis.observing import device_of, quiet
 from deconfound.analysis.readers import accuracy
@@ -26,7 +27,7 @@ from deconfound.core.types import Batch
 from deconfound.errors import require_whole
 from deconfound.functional.consistency import pooled
 from deconfound.functional.predictions import predicted
-from deconfound.records import Centre, ExposureRecord, Looks, Mean, View
+from deconfound.records import Centre, ExposureRecord, Looks, View
 
 SHOWN = 3
 SIDE = 48
@@ -126,8 +127,8 @@ def analyse_exposure(
             Centre(exposure=float(z.mean()), accuracy=accuracy(logits, seen.labels))
             for z, logits in zip(seen.exposure, seen.logits, strict=True)
         ),
-        spread=_mean(seen.spread),
-        raw_spread=_mean(seen.raw),
+        spread=mean_of(seen.spread[torch.isfinite(seen.spread)]),
+        raw_spread=mean_of(seen.raw[torch.isfinite(seen.raw)]),
         looks=looks,
     )
 
@@ -151,15 +152,6 @@ def _joined(found: list[_Seen]) -> _Seen:
         torch.cat([one.spread for one in found]),
         torch.cat([one.raw for one in found]),
     )
-
-
-def _mean(values: Tensor) -> Mean:
-    kept = values[torch.isfinite(values)]
-    if not len(kept):
-        return Mean(value=math.nan, interval=(math.nan, math.nan))
-    value = float(kept.mean())
-    half = 1.96 * float(kept.std()) / math.sqrt(len(kept)) if len(kept) > 1 else math.nan
-    return Mean(value=value, interval=(value - half, value + half))
 
 
 def _looks(

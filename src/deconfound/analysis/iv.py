@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconfound.errors import InputError, require
+from deconfound.errors import InputError, reason, require
 from deconfound.records import Effect, Estimate, FirstStage, Statistic
 from deconfound.records.instruments import WEAK_BELOW
 
@@ -97,8 +97,8 @@ def diagnose(
     try:
         return _diagnosis(library, outcome, treatments, instruments, known, called)
     except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError("outcome", f"{count} values", f"figures that linearmodels can work on ({reason})") from None
+        rule = f"figures that linearmodels can work on ({reason(error)})"
+        raise InputError("outcome", f"{count} values", rule) from None
 
 
 def _check_shapes(outcome: Array, columns: Mapping[str, Array]) -> None:

@@ -107,7 +107,7 @@ def analyse_style(
         )
         finite("features", seen.natural.features)
         bases = tuple(_basis(parts, name, seen, index, seed, batch_size, device) for name in parts.bases)
-        shown = _queries(parts, source, index, seen, device)
+        shown = _queries(parts, source, index, seen)
     return StyleRecord(
         **origin.fields(),
         **attack_fields(attack),
@@ -157,9 +157,7 @@ def _predicted(parts: StyleParts, style: Tensor, batch_size: int, device: torch.
         return torch.cat([parts.predict(part.to(device)).cpu() for part in style.split(batch_size)])
 
 
-def _queries(
-    parts: StyleParts, source: ImageSource, index: Tensor, seen: Observed, device: torch.device
-) -> tuple[StyleQuery, ...]:
+def _queries(parts: StyleParts, source: ImageSource, index: Tensor, seen: Observed) -> tuple[StyleQuery, ...]:
     style = _style(parts, parts.trained, seen.natural.features)
     places = queries(seen.labels, QUERIES)
     if len(style) < 2:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deconfound.attacks.expectation import bound, input_gradient
+from deconfound.attacks.expectation import input_gradient
 from deconfound.attacks.judging import errs
 from deconfound.attacks.losses import targeted_margin
 from deconfound.attacks.points import Points
+from deconfound.core.draws import bound
 from deconfound.core.protocols import Classifier
 from deconfound.core.threat import Norm
 from deconfound.functional import norms
+from deconfound.functional.gradients import finite_gradient
 
 _DUAL: dict[Norm, str] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
@@ -72,8 +74,7 @@ def _nearest(logits: Tensor, leaf: Tensor, points: Points, norm: Norm, beta: flo
         if not gap.requires_grad:
             continue
         keep = place < count - 2
-        (gradient,) = torch.autograd.grad(gap.sum(), leaf, retain_graph=keep, materialize_grads=True)
-        gradient = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
+        gradient = finite_gradient(gap.sum(), leaf, keep)
         size = norms.distance(gradient.flatten(1), _DUAL[norm]).clamp_min(torch.finfo(gradient.dtype).tiny)
         away = (gap.detach() + (gradient * back).flatten(1).sum(dim=1)).abs() / size
         near = away < least

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deconfound.attacks.expectation import bound
 from deconfound.attacks.points import Points
+from deconfound.core.draws import bound
 from deconfound.core.protocols import Classifier, StochasticClassifier
 from deconfound.core.streams import Streams
 from deconfound.core.threat import NORMS, Norm, ThreatModel
-from deconfound.errors import InputError
+from deconfound.errors import InputError, reason
 
 Maker = Callable[..., Any]
 
@@ -142,8 +142,8 @@ class Library:
                 warnings.simplefilter("ignore")  # what libraries say to their developers
                 return importlib.import_module(self.module)
         except Exception as error:  # a broken dependency raises whatever it likes
-            cause = str(error).strip().splitlines() or [type(error).__name__]
-            rule = f"an attack of a library that imports here, but {self.name} does not ({cause[0]}); {self.advice}"
+            absent = f"{self.name} does not ({reason(error)})"
+            rule = f"an attack of a library that imports here, but {absent}; {self.advice}"
             raise InputError("attack", attack, rule) from error
 
     def version(self) -> str | None:
@@ -182,9 +182,9 @@ def made(task: Task, *args: Any, **values: Any) -> Any:
     try:
         return task.make(*args, **task.filled(**values))
     except (TypeError, ValueError) as error:
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         name = getattr(task.make, "__name__", "the attack")
-        raise InputError("attack", dict(task.settings), f"settings that {name} accepts; it says: {cause}") from error
+        rule = f"settings that {name} accepts; it says: {reason(error)}"
+        raise InputError("attack", dict(task.settings), rule) from error
 
 
 @contextmanager

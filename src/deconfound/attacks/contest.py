@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from deconfound.attacks.points import first_of_each
+from deconfound.core.draws import MAJORITY
 from deconfound.core.protocols import RandomJudge
 from deconfound.core.streams import Streams
 
-LOOK, MORE, CHOICE = 9, 36, 25
+LOOK, MORE, CHOICE = MAJORITY, 36, 25
 """Draws of a candidate that seems to have fallen, of one that all of these misjudge, and of each finalist."""
 SURE = 0.95
 """Share of the second that ends a climb: at a true share of 0.8, which any majority calls wrong, 0.3 % reach it."""

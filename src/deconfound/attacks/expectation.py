@@ -5,33 +5,13 @@ Shapes: B examples, R draws; images, gradients (B, C, H, W), labels (B,) int64, 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from deconfound.attacks.points import Points
-from deconfound.core.protocols import AttackLoss, Classifier, StochasticClassifier
-from deconfound.core.streams import Streams
-
-
-class Drawn:
-    """One draw of a stochastic classifier as an ordinary classifier; everything else is asked of the classifier."""
-
-    def __init__(self, classifier: StochasticClassifier, streams: Streams) -> None:
-        self._classifier, self._streams = classifier, streams
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) -> logits (B, K)."""
-        return self._classifier.draw(images, self._streams, 1)[0]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._classifier, name)
-
-
-def bound(model: Classifier, streams: Streams) -> Classifier:
-    """The model itself, or one draw of a stochastic one from these streams."""
-    return Drawn(model, streams) if isinstance(model, StochasticClassifier) else model
+from deconfound.core.draws import bound
+from deconfound.core.protocols import AttackLoss, Classifier
+from deconfound.functional.gradients import finite_gradient
 
 
 def input_gradient(
@@ -51,19 +31,12 @@ def input_gradient(
     values, gradient = None, None
     for draw in range(draws):
         one = loss(bound(model, points.streams.fold("draw", *tick, draw)), leaf, points.labels, points.context)
-        part = _gradient(one.sum(), leaf)
+        part = finite_gradient(one.sum(), leaf)
         values = one.detach() if values is None else values + one.detach()
         gradient = part if gradient is None else gradient.add_(part)
     assert values is not None
     assert gradient is not None
     return (values, gradient) if draws == 1 else (values / draws, gradient.div_(draws))
-
-
-def _gradient(total: Tensor, leaf: Tensor) -> Tensor:
-    if not total.requires_grad:
-        return torch.zeros_like(leaf)
-    (gradient,) = torch.autograd.grad(total, leaf, materialize_grads=True)
-    return torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
 
 
 def expected_loss(

@@ -13,9 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from deconfound.attacks.contest import LOOK, Contest, wide
-from deconfound.attacks.expectation import bound
+from deconfound.attacks.contest import Contest, wide
 from deconfound.attacks.points import Points
+from deconfound.core.draws import MAJORITY, bound
 from deconfound.core.guards import evaluating, frozen
 from deconfound.core.protocols import Classifier, Judge, RandomJudge, StochasticClassifier
 from deconfound.core.streams import Streams
@@ -48,7 +48,7 @@ class DrawnJudge:
 
     def __call__(self, images: Tensor, labels: Tensor, streams: Streams) -> Tensor:
         """Which images most draws get wrong."""
-        return self.misses(images, labels, streams, LOOK) > 0.5
+        return self.misses(images, labels, streams, MAJORITY) > 0.5
 
     def misses(self, images: Tensor, labels: Tensor, streams: Streams, draws: int) -> Tensor:
         """Share of the draws that err, (B,) float64."""

@@ -11,11 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from deconfound.attacks.expectation import bound
 from deconfound.attacks.harness import cut
 from deconfound.attacks.minimum_norm import Chase
 from deconfound.attacks.points import Points
 from deconfound.attacks.targets import ranked
+from deconfound.core.draws import bound
 from deconfound.core.protocols import Classifier
 from deconfound.core.threat import ThreatModel
 from deconfound.functional import norms

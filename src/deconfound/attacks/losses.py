@@ -5,15 +5,12 @@ Shapes: B examples, K classes; images (B, C, H, W), labels (B,) int64, logits (B
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 import torch
 from torch import Tensor
 
 from deconfound.core.protocols import AttackLoss, Classifier
 from deconfound.core.types import Context
-from deconfound.errors import InputError, unknown_name
+from deconfound.errors import InputError
 from deconfound.functional import losses
 
 DLR_CLASSES, TARGETED_DLR_CLASSES = 3, 4
@@ -112,32 +109,6 @@ def _target(context: Context) -> Tensor:
 def _lead(logits: Tensor, labels: Tensor, context: Context) -> Tensor:
     pair = logits.gather(1, torch.stack([_target(context), labels], dim=1))
     return pair[:, 0] - pair[:, 1]
-
-
-LOSSES: Mapping[str, AttackLoss] = MappingProxyType(
-    {
-        "closeness_to_target": closeness_to_target,
-        "confident_margin": confident_margin,
-        "cross_entropy": cross_entropy,
-        "dlr": dlr,
-        "kl_to_reference": kl_to_reference,
-        "margin": margin,
-        "targeted_cross_entropy": targeted_cross_entropy,
-        "targeted_dlr": targeted_dlr,
-        "targeted_margin": targeted_margin,
-    }
-)
-
-
-def named(name: str) -> AttackLoss:
-    """The registered loss of that name.
-
-    Raises:
-        InputError: no such loss.
-    """
-    if name not in LOSSES:
-        raise unknown_name("loss", name, LOSSES)
-    return LOSSES[name]
 
 
 def name_of(loss: AttackLoss) -> str:

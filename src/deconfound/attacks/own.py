@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from deconfound.core.imported import imported, reason
+from deconfound.core.imported import imported
 from deconfound.core.protocols import Attack
 from deconfound.core.threat import ThreatModel
-from deconfound.errors import InputError, require
+from deconfound.errors import InputError, reason, require
 
 _MEMBERS = ("name", "threat", "settings", "at")
 

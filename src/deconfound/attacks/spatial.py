@@ -6,13 +6,11 @@ Shapes: B examples, T transformations; images (B, C, H, W), labels (B,) int64, a
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from deconfound.attacks.harness import Hunt
 from deconfound.attacks.hunting import HuntingAttack
@@ -21,38 +19,10 @@ from deconfound.attacks.whole_box import from_unit, to_unit, whole_box
 from deconfound.core.protocols import Classifier
 from deconfound.core.streams import Streams
 from deconfound.errors import InputError, require
+from deconfound.functional.rotation import transformed
 
 # Rows forwarded together while few points stand, so that the many members of a grid do not come one by one.
 ROWS = 128
-
-
-def transformed(pixels: Tensor, degrees: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Each image turned anticlockwise about its centre, then moved; what comes from outside is 0.
-
-    Bilinear interpolation at p = R^-1 (q - t) for every pixel centre q of the result.
-
-    Args:
-        pixels: (B, C, H, W).
-        degrees: angles (B,).
-        down: shifts as shares of the height (B,).
-        right: shifts as shares of the width (B,).
-
-    Returns:
-        (B, C, H, W).
-
-    >>> square = torch.arange(4.0, dtype=torch.float64).view(1, 1, 2, 2)
-    >>> still = torch.zeros(1, dtype=torch.float64)
-    >>> transformed(square, still + 90, still, still).round().flatten().tolist()
-    [1.0, 3.0, 0.0, 2.0]
-    """
-    height, width = pixels.shape[2:]
-    angle = degrees.to(pixels) * (math.pi / 180)
-    cos, sin = angle.cos(), angle.sin()
-    matrix = torch.stack([cos, -sin * height / width, sin * width / height, cos], dim=1).view(-1, 2, 2)
-    shift = 2 * torch.stack([right.to(pixels), down.to(pixels)], dim=1)  # F.affine_grid's axes run from -1 to 1
-    offset = -(matrix @ shift[:, :, None])
-    grid = F.affine_grid(torch.cat([matrix, offset], dim=2), list(pixels.shape), align_corners=False)
-    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 @dataclass(frozen=True)

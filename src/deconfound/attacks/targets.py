@@ -11,10 +11,10 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from deconfound.attacks.expectation import bound
 from deconfound.attacks.harness import Hunt
 from deconfound.attacks.points import Points
 from deconfound.attacks.settings import choice
+from deconfound.core.draws import bound
 from deconfound.core.guards import attacking
 from deconfound.core.protocols import Attack, Classifier, Judge
 from deconfound.core.streams import Streams

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from deconfound.attacks.apgd import APGD
-from deconfound.attacks.corruptions import KINDS, Corruption
+from deconfound.attacks.corruptions import KINDS, SEVERITIES, Corruption
 from deconfound.attacks.in_turn import InTurn
 from deconfound.attacks.patch import Patch
 from deconfound.attacks.spatial import RotationTranslation
@@ -13,8 +13,6 @@ from deconfound.attacks.suites import Columns, Setting, Suite, cross_entropy_apg
 from deconfound.core.protocols import Attack
 from deconfound.core.threat import NORMS, ThreatModel
 from deconfound.errors import require
-
-SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def unseen(setting: Setting) -> Suite:
@@ -24,7 +22,8 @@ def unseen(setting: Setting) -> Suite:
         require(norm == threat.norm or norm in setting.radii, "radii", dict(setting.radii), f"a radius for {norm}")
     others = [ThreatModel(norm, setting.radii[norm], threat.box) for norm in NORMS if norm != threat.norm]
     norms = [Columns("norm", _strong(setting, other)) for other in others]
-    beyond: list[Attack] = [Corruption(threat, kind=kind, severity=s) for kind in KINDS for s in SEVERITIES]
+    severities = range(1, SEVERITIES + 1)
+    beyond: list[Attack] = [Corruption(threat, kind=kind, severity=s) for kind in KINDS for s in severities]
     beyond += [RotationTranslation(threat), Patch(threat)]
     return Suite(
         name="unseen",

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from deconfound.core.guards import working_folder_importable
-from deconfound.errors import InputError, meant, nearest, unknown_name
+from deconfound.errors import InputError, meant, nearest, reason, unknown_name
 
 _OFFERED = 60
 _SPEC = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -61,13 +61,3 @@ def _absent(field: str, spec: str, before: str, found: Any) -> InputError:
     if len(own) <= _OFFERED:
         return unknown_name(field, spec, own)
     return InputError(field, spec, f"one of the {len(own)} names in {home}{meant(nearest(spec, own))}")
-
-
-def reason(error: BaseException) -> str:
-    """An exception in one line.
-
-    >>> reason(KeyError("x")), reason(ValueError())
-    ("KeyError: 'x'", 'ValueError')
-    """
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from deconfound.core.protocols import Augmentation
 from deconfound.core.streams import Streams
 from deconfound.errors import InputError, require
+from deconfound.functional.rotation import transformed
 
 Padding = Literal["zero", "reflect"]
 PADDINGS: tuple[Padding, ...] = ("zero", "reflect")
@@ -62,14 +63,8 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     ``out(p) = image(R(degrees)^-1 p)`` with p in pixels from the centre, so that images that are not square keep
     their proportions.
     """
-    height, width = images.shape[2:]
     work = images if images.dtype == torch.float64 else images.to(torch.float32)
-    angle = torch.deg2rad(degrees.to(work.dtype))
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    rows = [cos, -sin * (height / width), zero, sin * (width / height), cos, zero]
-    grid = F.affine_grid(torch.stack(rows, dim=1).view(-1, 2, 3), list(images.shape), align_corners=False)
-    turned = F.grid_sample(work, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return _formatted_like(images, turned.clamp_(0, 1).to(images.dtype))
+    return _formatted_like(images, transformed(work, degrees).clamp_(0, 1).to(images.dtype))
 
 
 def _formatted_like(images: Tensor, changed: Tensor) -> Tensor:

@@ -7,16 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from deconfound.errors import InputError
+from deconfound.errors import InputError, reason
 
 TIMEOUT = 5.0  # seconds for the first answer; the library's own retries take over twenty
 _LOGGERS = ("datasets", "huggingface_hub", "fsspec", "filelock")
-
-
-def first_line(error: BaseException) -> str:
-    """An error in one short line."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text}"[:160] if text else type(error).__name__
 
 
 @contextmanager
@@ -72,9 +66,9 @@ def _missing(name: str) -> str:
     except (RepositoryNotFoundError, HFValidationError):  # also where access has to be asked for
         raise InputError("data", name, "a data set on the hub; there is none of this name that may be read") from None
     except HfHubHTTPError as error:
-        return f"the hub answered with {first_line(error)}"
+        return f"the hub answered with {reason(error)}"
     except Exception as error:  # names of network errors differ between the library's versions
-        return f"the hub cannot be reached ({first_line(error)})"
+        return f"the hub cannot be reached ({reason(error)})"
     return ""
 
 
@@ -90,15 +84,15 @@ def reach(name: str, otherwise: str = "") -> Mapping[str, Any]:
     """
     import datasets
 
-    reason = _missing(name)
+    silence = _missing(name)
     try:
-        if not reason:
+        if not silence:
             return datasets.load_dataset(name)
         with _offline():
             return datasets.load_dataset(name)
     except Exception as error:
-        if reason:
+        if silence:
             raise InputError(
-                "data", name, f"a data set on the hub, but {reason} and it is not in the cache{otherwise}"
+                "data", name, f"a data set on the hub, but {silence} and it is not in the cache{otherwise}"
             ) from None
-        raise InputError("data", name, f"a hub data set that can be loaded as it is ({first_line(error)})") from None
+        raise InputError("data", name, f"a hub data set that can be loaded as it is ({reason(error)})") from None

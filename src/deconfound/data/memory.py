@@ -134,13 +134,6 @@ class MemoryImages:
                 images = images.to(torch.float32).div_(255)
             yield Batch(images, self._labels[wanted].to(device), self._index[wanted].to(device))
 
-    def to(self, device: torch.device | str) -> MemoryImages:
-        """The same split with its tensors on ``device``, for sets that fit there."""
-        index = self._index.to(device)
-        moved = MemoryImages(self._images.to(device), self._labels.to(device), self._class_names, self._name, index)
-        moved._digest = self._digest
-        return moved
-
     def subset(self, positions: Tensor | Sequence[int]) -> MemoryImages:
         """The images at these positions, in this order, with their original indices.
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deconfound.core.threat import parse_radius
+from deconfound.data.overlays import OVERLAYS
 from deconfound.errors import InputError, require, unknown_name
 
 SHAPES = "shapes"
-OVERLAYS = ("patch", "tint")
 
 _KNOWN = re.compile(rf"(?P<base>.+)\+(?P<overlay>{'|'.join(OVERLAYS)})(?::(?P<settings>[^+]*))?", re.DOTALL)
 _LIMITED = re.compile(r"(?P<base>.+?):(?P<limits>(?:train|test)=[^+:/\\]*)", re.DOTALL)

@@ -6,14 +6,16 @@ Shapes: B images (B, C, H, W) in [0, 1], K classes; classes (B,) int64; codes (K
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from deconfound.core.streams import Streams
-from deconfound.errors import InputError, require
+from deconfound.errors import require, unknown_name
 
 VEIL = 0.25  # share of the tint in a tinted image
 SMALLEST_CODE = 4
@@ -129,17 +131,31 @@ class Tint:
         return images * (1 - VEIL) + self.colours.to(images)[classes][:, :, None, None] * VEIL
 
 
+class Mark(NamedTuple):
+    """What makes an overlay, from the number of classes and the images' (C, H, W), and what it is, in a few words."""
+
+    make: Callable[[int, tuple[int, int, int]], Overlay]
+    what: str
+
+
+OVERLAYS: Mapping[str, Mark] = MappingProxyType(
+    {
+        "patch": Mark(Patch, "a texture in a corner"),
+        "tint": Mark(Tint, "a tint of the whole image"),
+    }
+)
+"""The overlays by the names that data names have behind their plus sign."""
+
+
 def overlay(kind: str, classes: int, shape: tuple[int, int, int]) -> Overlay:
-    """The overlay of that name, ``patch`` or ``tint``.
+    """The overlay of that name, one of ``OVERLAYS``.
 
     Raises:
         InputError: another name, or images that it cannot be put on.
     """
-    if kind == "patch":
-        return Patch(classes, shape)
-    if kind == "tint":
-        return Tint(classes, shape)
-    raise InputError("data: confounder", kind, "patch or tint")
+    if kind not in OVERLAYS:
+        raise unknown_name("data: confounder", kind, OVERLAYS)
+    return OVERLAYS[kind].make(classes, shape)
 
 
 def _walsh(order: int) -> Tensor:

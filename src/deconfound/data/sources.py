@@ -21,10 +21,10 @@ from deconfound.data.assemble import Pair, Split, Wanted, assemble
 from deconfound.data.confounded import Confounded, Confounding, LabelledSource
 from deconfound.data.digits import digits
 from deconfound.data.families import family_of
-from deconfound.data.hub import first_line, quiet, reach
+from deconfound.data.hub import quiet, reach
 from deconfound.data.naming import SHAPES, DataName, check_overlay, check_settings, exists, parts_of, settings_of, whole
 from deconfound.data.synthetic import ShapesSettings, shapes
-from deconfound.errors import InputError, require, require_whole, unknown_name
+from deconfound.errors import InputError, reason, require, require_whole, unknown_name
 
 if TYPE_CHECKING:
     import datasets
@@ -210,7 +210,7 @@ def _tables(read: Callable[[], Any], name: str) -> Mapping[str, Split]:
     try:
         found = read()
     except Exception as error:  # the readers behind the library raise what they like
-        rule = f"a folder in the Hugging Face layout or of images by class ({first_line(error)})"
+        rule = f"a folder in the Hugging Face layout or of images by class ({reason(error)})"
         raise InputError("data", name, rule) from None
     return {"train": found} if isinstance(found, datasets.Dataset) else found
 
@@ -271,7 +271,7 @@ def _called(name: str) -> Mapping[str, Split]:
     except InputError:
         raise
     except Exception as error:
-        rule = f"a function that can be called without arguments ({first_line(error)})"
+        rule = f"a function that can be called without arguments ({reason(error)})"
         raise InputError("data", name, rule) from error
     rule = "a function that returns a mapping from split to (images, labels) or to a table"
     require(isinstance(found, Mapping) and bool(found), "data", f"{name} -> {type(found).__name__}", rule)

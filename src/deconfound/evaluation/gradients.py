@@ -9,13 +9,13 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
+from deconfound.core.draws import bound
 from deconfound.core.guards import attacking
-from deconfound.core.protocols import Classifier, StochasticClassifier
-from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.evaluation.comparing import SIGNIFICANCE, exact, limited, not_run
 from deconfound.evaluation.referee import Sample
 from deconfound.evaluation.scene import Scene, rows
+from deconfound.functional.gradients import finite_gradient
 from deconfound.functional.losses import cross_entropy, margin
 from deconfound.records import Check
 
@@ -89,7 +89,7 @@ def _followed(scene: Scene, sample: Sample) -> Tensor:
             model = bound(scene.referee.model, streams)
             leaf = scene.threat.random_start(images, streams).detach().requires_grad_()
             logits = model(leaf)
-            gradient, point = _gradient(margin(logits, labels).sum(), leaf), leaf.detach()
+            gradient, point = finite_gradient(margin(logits, labels).sum(), leaf), leaf.detach()
             step = _step(scene.threat, gradient, point)
             ahead, behind = (point + step).clamp(low, high), (point - step).clamp(low, high)
             with torch.no_grad():
@@ -118,21 +118,7 @@ def _gradients_exist(scene: Scene) -> tuple[Tensor, Tensor]:
             leaf = batch.images[part].detach().clone().requires_grad_()
             logits = model(leaf)
             losses = [loss(logits, batch.labels[part]).sum() for loss in (cross_entropy, margin)]
-            found.append(torch.stack([_gradient(total, leaf).flatten(1).ne(0).any(dim=1) for total in losses]))
+            slopes = [finite_gradient(total, leaf, keep=True) for total in losses]
+            found.append(torch.stack([slope.flatten(1).ne(0).any(dim=1) for slope in slopes]))
     of_loss, of_margin = torch.cat(found, dim=1)
     return of_loss, of_margin
-
-
-def _gradient(total: Tensor, leaf: Tensor) -> Tensor:
-    """D total / d leaf, 0 where it is not finite or missing."""
-    if not total.requires_grad:
-        return torch.zeros_like(leaf)
-    (gradient,) = torch.autograd.grad(total, leaf, retain_graph=True, materialize_grads=True)
-    return gradient.nan_to_num(0.0, 0.0, 0.0)
-
-
-def bound(model: Classifier, streams: Streams) -> Classifier:
-    """The model itself, or one draw of a stochastic one from these streams."""
-    if isinstance(model, StochasticClassifier):
-        return lambda images: model.draw(images, streams, 1)[0]
-    return model

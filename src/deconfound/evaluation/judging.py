@@ -29,7 +29,7 @@ from deconfound.core.protocols import (
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Audit
-from deconfound.errors import InputError, require, require_whole
+from deconfound.errors import InputError, reason, require, require_whole
 from deconfound.evaluation.auditing import Auditor
 from deconfound.evaluation.examples import Examples, examples_of, index_digest
 from deconfound.evaluation.ledger import Ledger
@@ -214,8 +214,7 @@ def _classes(field: str, classifier: Classifier, images: Tensor) -> int:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError) as error:
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        rule = f"a classifier of the same images; it says: {cause}"
+        rule = f"a classifier of the same images; it says: {reason(error)}"
         raise InputError(field, type(classifier).__name__, rule) from None
     return check_logits(logits, 1, field)
 

@@ -12,6 +12,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
+from deconfound.core.draws import MAJORITY
 from deconfound.core.protocols import StochasticClassifier
 from deconfound.core.streams import Streams
 from deconfound.errors import require
@@ -34,7 +35,7 @@ class Majority:
 
     model: StochasticClassifier
     _: KW_ONLY
-    draws: int = 9
+    draws: int = MAJORITY
     abstain: float | None = None
 
     def __post_init__(self) -> None:

@@ -13,15 +13,13 @@ import torch
 from torch import Tensor
 
 from deconfound.core.checks import check_logits
+from deconfound.core.draws import MAJORITY
 from deconfound.core.protocols import Attack, Classifier, Judge, PredictingJudge, StochasticClassifier
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Batch
 from deconfound.errors import InputError, require
 from deconfound.functional.predictions import predicted
-
-# As many as the majority asks by default.
-DRAWS = 9
 
 AttackAt = Callable[[ThreatModel], Attack]
 """Makes an attack in a given threat model, e.g. the class of an attack."""
@@ -84,7 +82,7 @@ class Referee:
 
     def _forward(self, images: Tensor, streams: Streams) -> Tensor:
         if isinstance(self.model, StochasticClassifier):
-            logits = self.model.draw(images, streams.fold("logits"), DRAWS).mean(dim=0)
+            logits = self.model.draw(images, streams.fold("logits"), MAJORITY).mean(dim=0)
         else:
             logits = self.model(images)
         check_logits(logits, len(images))

@@ -16,14 +16,12 @@ class ClassRows(NamedTuple):
 
     Attributes:
         present: the classes in ascending order, (P,) int64.
-        places: each example's place in ``present``, (B,) int64.
         counts: examples of each, (P,) int64.
         mean: of each, (P, D).
         deviations: features minus their class mean, then zeros, (P, M, D).
     """
 
     present: Tensor
-    places: Tensor
     counts: Tensor
     mean: Tensor
     deviations: Tensor
@@ -52,7 +50,7 @@ def class_rows(features: Tensor, labels: Tensor) -> ClassRows:
     rows[places[order], within] = features[order]  # no two to one place, so sums have one order on every device
     mean = rows.sum(dim=1) / count[:, None]
     rows[places[order], within] -= mean[places[order]]
-    return ClassRows(present, places, count, mean, rows)
+    return ClassRows(present, count, mean, rows)
 
 
 def batch_weight(before: Tensor, count: Tensor, momentum: float | None = None) -> Tensor:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from deconfound.core.guards import evaluating
-from deconfound.core.imported import reason
 from deconfound.core.streams import Streams
 from deconfound.core.types import DeclaredAttack
+from deconfound.errors import reason
 from deconfound.models.ciiv import CiiV
 from deconfound.models.ciiv_surrogates import declared
-from deconfound.models.fast import ITSELF, NOTE, FastSurrogate, Precision, fast_surrogate
+from deconfound.models.fast import ITSELF, FastSurrogate, Precision, fast_surrogate
 from deconfound.models.sampler_compiled import CompiledSampler
 
 _VIEWS_APART = 1e-5
@@ -110,7 +110,7 @@ def _compiled(found: FastSurrogate, model: CiiV, images: Tensor, views: Tensor, 
             streams = Streams(0, torch.arange(len(images), device=images.device))
             drawn, _ = double.sampler(double.sampled_input(images), streams)
     except Exception as error:  # compilers need tools that a machine may lack
-        return replace(found, notes=(*found.notes, f"sampler not compiled: {reason(error)[:NOTE]}"))
+        return replace(found, notes=(*found.notes, f"sampler not compiled: {reason(error)}"))
     apart = float((drawn - views).abs().mean())
     if apart <= _VIEWS_APART:  # written so that NaN agrees with nothing
         return replace(found, classifier=double, rung=f"{found.rung}, sampler compiled")

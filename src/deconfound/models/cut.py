@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor, fx, nn
 
-from deconfound.errors import InputError
+from deconfound.errors import InputError, reason
 
 At = Literal["output", "input"]
 """Whether to cut behind a layer or before it."""
@@ -108,9 +108,8 @@ def _trace(root: nn.Module, layer: str, shown: str) -> fx.Graph:
     except InputError:
         raise
     except Exception as error:  # tracing runs foreign code on symbols: anything can come out of it
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
-        rule = f"a layer inside modules that torch.fx can trace, or a model with features and head methods ({reason})"
-        raise InputError("layer", shown, rule) from error
+        rule = "a layer inside modules that torch.fx can trace, or a model with features and head methods"
+        raise InputError("layer", shown, f"{rule} ({reason(error)})") from error
 
 
 def _place(graph: fx.Graph, layer: str, at: At, shown: str) -> fx.Node:

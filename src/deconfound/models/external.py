@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from deconfound.core.checks import check_logits
 from deconfound.core.guards import evaluating
-from deconfound.core.imported import imported, reason
+from deconfound.core.imported import imported
 from deconfound.core.protocols import DeclaresSurrogates, StochasticClassifier, ViewedClassifier
 from deconfound.core.streams import Streams
-from deconfound.errors import InputError, require, unknown_name
+from deconfound.errors import InputError, reason, require, unknown_name
 from deconfound.models.network import Size, sides, whole
 from deconfound.models.normalise import Levels, Normalise
 from deconfound.models.split import split_model

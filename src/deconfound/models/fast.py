@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from deconfound.core.guards import attacking
-from deconfound.core.imported import reason
 from deconfound.core.protocols import StochasticClassifier
-from deconfound.errors import unknown_name
+from deconfound.errors import reason, unknown_name
 from deconfound.models.compiling import Compiled
 from deconfound.models.folding import fold
 from deconfound.models.footprint import multiply_adds
@@ -27,9 +26,6 @@ Precision = Literal["auto", "32", "bf16"]
 
 ITSELF = "float32, the model itself"
 """The lowest rung of the ladder."""
-
-NOTE = 160
-"""Letters of an error that a note keeps: compilers say a lot in a line."""
 
 # As many images of the first batch as show a wrong fold, at the cost of a few steps of an attack.
 _TRIED = 32
@@ -135,7 +131,7 @@ def fast_surrogate(
                 made = rung.make(replica(model), images[:2]).eval().requires_grad_(False)
                 found = probe.agreement(made)
             except Exception as error:  # foreign code in an unusual precision and layout: anything can come out of it
-                notes.append(f"{rung.name}: {reason(error)[:NOTE]}")
+                notes.append(f"{rung.name}: {reason(error)}")
                 continue
             if _agrees(found, _BOUNDS[rung.dtype]):
                 accepted = FastSurrogate(made, rung.name, tuple(notes), found)
@@ -151,7 +147,7 @@ def _compiled(accepted: FastSurrogate, probe: _Probe, bounds: Agreement, compile
         made = Compiled(accepted.classifier, compiler)
         found = probe.agreement(made)
     except Exception as error:  # compilers need tools that a machine may lack, and refuse what they cannot trace
-        return replace(accepted, notes=(*accepted.notes, f"{name}: {reason(error)[:NOTE]}"))
+        return replace(accepted, notes=(*accepted.notes, f"{name}: {reason(error)}"))
     if _agrees(found, bounds):
         return FastSurrogate(made, name, accepted.notes, found)
     return replace(accepted, notes=(*accepted.notes, f"{name}: {_differs(found)}"))

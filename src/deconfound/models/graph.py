@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deconfound.core.guards import evaluating, frozen
-from deconfound.errors import InputError, require
+from deconfound.errors import InputError, reason, require
 
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 OPSET = 20
@@ -75,8 +75,8 @@ def to_graph(model: nn.Module, images: Tensor, *, about: Mapping[str, str], name
                 opset_version=OPSET,
             )
         except torch.onnx.OnnxExporterError as error:
-            rule = f"a network that torch.export can trace, {type(model).__name__} is none ({_reason(error)})"
-            raise InputError("format", "onnx", rule) from error
+            rule = f"a network that torch.export can trace, {type(model).__name__} is none"
+            raise InputError("format", "onnx", f"{rule} ({reason(error.__cause__ or error)})") from error
     assert program is not None  # with dynamo there is one
     return _signed(program.model_proto, name, about)
 
@@ -133,9 +133,3 @@ def _package(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise InputError("format", "onnx", f"the packages of the extra export ({error}): {_EXTRA}") from None
-
-
-def _reason(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    lines = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__

@@ -44,9 +44,10 @@ class StyleBranch(nn.Module):
     """Style s = n(f) B^T, and a predictor of the class from it: z^s = V phi(s) + c plus the marginalisation over style.
 
     phi is Linear(D, D/2), BatchNorm, ReLU, Linear(D/2, D), ReLU. Everything it depends on is a parameter or a buffer:
-    anchors, the covariance of n(f) (``content``), those of n(phi(s)) per class (``own``). The two kinds of pass are
-    two methods, so no mode of the module decides: ``learn`` normalises by the batch, ``logits`` by the running
-    statistics. All of it computes in its own precision, also under autocast.
+    anchors, the covariance of n(f) (``content``), those of n(phi(s)) per class (``own``). No mode of the module
+    decides: ``learn`` normalises by the batch and has the marginalisation in its logits; in evaluation
+    ``plain_logits`` normalises by the running statistics, and ``correction`` is the marginalisation, which knows the
+    true label. All of it computes in its own precision, also under autocast.
 
     Args:
         dimension: D, at least 2.
@@ -152,10 +153,6 @@ class StyleBranch(nn.Module):
             if update:
                 self.own.update(unit(hidden.detach()), labels, gather=False)
             return own_rows(self.head(hidden) + self._correction(labels, ratio))
-
-    def logits(self, style: Tensor, labels: Tensor, ratio: float) -> Tensor:
-        """Logits in evaluation, (B, K): running statistics, and nothing moves. They know the true label."""
-        return self.plain_logits(style) + self.correction(labels, ratio)
 
     def plain_logits(self, style: Tensor) -> Tensor:
         """V phi(s) + c in evaluation, without the marginalisation, (B, K)."""

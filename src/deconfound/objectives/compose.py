@@ -10,11 +10,11 @@ from deconfound.core.types import Batch, Progress, Step
 
 
 def composed_steps(
-    objective: AdversarialObjective, batch: Batch, progress: Progress, streams: Streams, player: str = "model"
+    objective: AdversarialObjective, batch: Batch, progress: Progress, streams: Streams
 ) -> Iterator[Step]:
     """One step whose loss is ``objective.loss(batch, objective.craft(batch))``; the images are crafted once."""
     adversarial = objective.craft(batch, progress, streams)
-    yield Step(player, lambda: objective.loss(batch, adversarial, progress, streams), adversarial=adversarial)
+    yield Step("model", lambda: objective.loss(batch, adversarial, progress, streams), adversarial=adversarial)
 
 
 def warmed(attack: Attack, progress: Progress, warmup: float) -> Attack:

@@ -94,7 +94,7 @@ def sampled_network(recipe: Recipe, classes: int, shape: tuple[int, int, int], s
 
 def ciiv(model: nn.Module, recipe: Recipe) -> Objective:
     """Training on clean (or mixed) images."""
-    return CiiVTraining(model, _loss(model, recipe))
+    return CiiVTraining(model, _loss(recipe))
 
 
 def ciiv_at(model: nn.Module, recipe: Recipe) -> Objective:
@@ -102,9 +102,7 @@ def ciiv_at(model: nn.Module, recipe: Recipe) -> Objective:
     settings = recipe.objective
     assert isinstance(settings, CiiVAdversarialSettings)
     climbed = _climbed(model, settings)
-    return CiiVAdversarialTraining(
-        model, _attack(settings.attack, recipe), climbed, _loss(model, recipe), recipe.eps_warmup
-    )
+    return CiiVAdversarialTraining(model, _attack(settings.attack, recipe), climbed, _loss(recipe), recipe.eps_warmup)
 
 
 def _climbed(model: nn.Module, settings: CiiVAdversarialSettings) -> nn.Module:
@@ -133,7 +131,7 @@ def _attack(kind: str, recipe: Recipe) -> Attack:
     return single_step(recipe, FGSM if kind == "fgsm" else FGSMRS, f"the attack {kind}", "pgd")
 
 
-def _loss(model: nn.Module, recipe: Recipe) -> ViewLoss:
+def _loss(recipe: Recipe) -> ViewLoss:
     settings = recipe.objective
     assert isinstance(settings, CiiVSettings)
     sampler = recipe.sampler

@@ -25,13 +25,19 @@ def _models() -> list[tuple[str, str]]:
 
 
 def _data() -> list[tuple[str, str]]:
+    from deconfound.data.overlays import OVERLAYS
+
+    first, *others = OVERLAYS
     return [
         ("digits", "scikit-learn's bundled handwritten digits, 16x16; nothing to download"),
         ("shapes", "generated discs, squares and triangles, 64x64, on patches whose colour agrees with the class"),
         ("shapes:rho=R", "with probability R instead of 0.917; likewise train=N, test=N, seed=N, joined by commas"),
         ("DATA:train=N", "the first N training images of any data set; likewise test=N"),
-        ("DATA+patch:rho=R", "any data set with a texture in a corner that agrees with the class with probability R"),
-        ("DATA+tint:rho=R", "likewise with a tint of the whole image; seed=N draws others"),
+        (
+            f"DATA+{first}:rho=R",
+            f"any data set with {OVERLAYS[first].what} that agrees with the class with probability R",
+        ),
+        *((f"DATA+{name}:rho=R", f"likewise with {OVERLAYS[name].what}; seed=N draws others") for name in others),
         ("FOLDER", "images on disk: Hugging Face layout (parquet), or train/CLASS/*.png and test/CLASS/*.png"),
         ("OWNER/NAME", "a data set of the Hugging Face hub, for example uoft-cs/cifar10"),
         ("MODULE:CALLABLE", "your own: a function that returns {'train': (images, labels), 'test': ...}"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ from deconfound.records import (
     PairedDifference,
     PairedTest,
     StudyResult,
+    Threat,
 )
 from deconfound.reporting.strength import judge_text
 from deconfound.reporting.text import clean, listing, percent, threat_text, verdict_text
@@ -22,12 +24,8 @@ from deconfound.reporting.text import clean, listing, percent, threat_text, verd
 _Asked: TypeAlias = EvaluationRecord | StudyResult
 _Stood: TypeAlias = Mapping[int, tuple[bool, bool]]  # by example: clean right, and right whatever attacks made of it
 
-# Robust accuracies are comparable only where these are equal.
-_QUESTION: tuple[tuple[str, Callable[[_Asked], str]], ...] = (
-    ("threat", lambda record: threat_text(record.threat)),
-    ("suite", lambda record: clean(record.suite)),
-    ("budget", lambda record: clean(record.budget)),
-)
+# Of a radius: 8/255 that another version or a hand wrote may differ in its last places.
+_ROUNDING = 1e-9
 
 
 def paired(rows: Sequence[ComparedEvaluation], records: Sequence[EvaluationRecord], adjust: str) -> Comparison:
@@ -94,8 +92,21 @@ def stood(outcomes: Iterable[Outcome]) -> dict[int, tuple[bool, bool]]:
 
 
 def _unlike(a: _Asked, b: _Asked) -> list[str]:
-    """How the questions differ."""
-    return [f"{name} {text(a)} against {text(b)}" for name, text in _QUESTION if text(a) != text(b)]
+    """How the questions differ; robust accuracies are comparable only where they are equal."""
+    reasons = [] if _same_threat(a.threat, b.threat) else [f"threat {_against(a.threat, b.threat)}"]
+    for name, one, other in (("suite", a.suite, b.suite), ("budget", a.budget, b.budget)):
+        reasons += [] if one == other else [f"{name} {clean(one)} against {clean(other)}"]
+    return reasons
+
+
+def _same_threat(a: Threat, b: Threat) -> bool:
+    return (a.norm, a.box) == (b.norm, b.box) and math.isclose(a.eps, b.eps, rel_tol=_ROUNDING)
+
+
+def _against(a: Threat, b: Threat) -> str:
+    """Two threat models in words, with their radii in full where these do not tell them apart."""
+    one, other = threat_text(a), threat_text(b)
+    return f"{one} against {other}" if one != other else f"{one} (eps {a.eps!r}) against {other} (eps {b.eps!r})"
 
 
 def _difference(pairs: Sequence[tuple[bool, bool]]) -> PairedDifference:

@@ -25,10 +25,7 @@ from deconfound.records import (
     StudyFigure,
     StyleRecord,
 )
-from deconfound.records.effects import SHORT
-
-BOUNDS = {"distance": "(g(Z) - Z)^2", "size": "g(Z)^2"}
-"""What lambda weighs, by the name of the penalty."""
+from deconfound.records.effects import PENALTIES, SHORT
 
 
 def analysis_result(analysis: Analysis, record: AnalysisRecord) -> StudyAnalysis:
@@ -85,7 +82,7 @@ def _effects(record: EffectsRecord) -> Iterator[StudyFigure]:
         yield StudyFigure(name=f"cross entropy {SHORT.get(kind.name, kind.name)}", value=kind.cross_entropy)
     other = "" if record.moment_name == "log_product" else f" ({record.moment_name})"
     yield StudyFigure(name=f"J{other}", value=record.moment)
-    yield StudyFigure(name=f"mean {BOUNDS.get(record.penalty_name, record.penalty_name)}", value=record.bound)
+    yield StudyFigure(name=f"mean {PENALTIES.get(record.penalty_name, record.penalty_name)}", value=record.bound)
     for under in record.others:
         for kind in under.kinds:
             yield _share(SHORT.get(kind.name, kind.name), kind.accuracy, under.attack.name)

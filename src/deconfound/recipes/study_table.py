@@ -34,7 +34,7 @@ from deconfound.records import (
     TrainingRecord,
 )
 from deconfound.records.examples import unpacked_bits
-from deconfound.reporting.study_doubt import union_beyond
+from deconfound.records.runs import union_beyond
 
 
 @dataclass(frozen=True)

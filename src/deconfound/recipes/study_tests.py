@@ -11,7 +11,7 @@ from deconfound.recipes.pairing import adjusted, tested_on
 from deconfound.recipes.study_judgements import questions_of
 from deconfound.recipes.study_plan import Planned
 from deconfound.records import PairedTest, StudyDifference, StudyRecord, StudyResult, StudyRun, StudyTest
-from deconfound.reporting.study_doubt import robust
+from deconfound.records.studies import robust
 from deconfound.reporting.text import listing
 
 

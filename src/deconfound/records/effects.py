@@ -17,6 +17,9 @@ SHORT: Mapping[str, str] = MappingProxyType(
 )
 """The four kinds of features as the paper calls them."""
 
+PENALTIES: Mapping[str, str] = MappingProxyType({"distance": "(g(Z) - Z)^2", "size": "g(Z)^2"})
+"""What lambda weighs, by the name of the penalty."""
+
 
 class FeatureKind(Record):
     """One of the four kinds of features, decoded by the head of the frozen network.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -100,6 +101,20 @@ class ColumnResult(Record):
     accuracy: float
     interval: Interval
     stands: Annotated[str, Field(pattern=DIGITS)] = ""
+
+
+WITHIN = ("alone", "transfer", "union")
+"""Groups of attackers that stay inside the threat model, so that what they break counts for the robust accuracy."""
+
+
+def union_beyond(columns: Sequence[ColumnResult]) -> ColumnResult | None:
+    """What attackers by themselves left together, where some of them go beyond the threat model.
+
+    Args:
+        columns: of a judgement.
+    """
+    union = next((column for column in columns if column.group == "union"), None)
+    return None if all(column.group in WITHIN for column in columns) else union
 
 
 class Spread(Record):

@@ -10,7 +10,7 @@ from deconfound.errors import require
 from deconfound.records.analysis import Accuracy
 from deconfound.records.base import Interval, Machine, Record, Threat, VersionedRecord
 from deconfound.records.examples import StudyExamples
-from deconfound.records.runs import ColumnResult, PairedTest, StageUse, Verdict
+from deconfound.records.runs import ColumnResult, PairedTest, StageUse, Verdict, union_beyond
 
 
 def _require_digests(digests: dict[str, str], *names: str) -> None:
@@ -63,6 +63,19 @@ class StudyResult(Record):
         if self.examples is not None:
             require(self.examples.count == self.n, "examples", self.examples.indices, f"{self.n} examples, as n says")
         return self
+
+
+def robust(one: StudyResult) -> tuple[float, Interval]:
+    """What all that a question asked left together, and its interval.
+
+    Attackers by themselves that go beyond the threat model leave less than the robust accuracy says. Where all stay
+    inside it, the two are the same; of a random judge the robust accuracy is the mean over its seeds, as elsewhere.
+
+    Args:
+        one: answer to the question.
+    """
+    union = union_beyond(one.columns)
+    return (one.robust_accuracy, one.robust_interval) if union is None else (union.accuracy, union.interval)
 
 
 class StudyFigure(Record):

@@ -71,10 +71,6 @@ def markdown(value: Any) -> str:
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text.value_text(value))
 
 
-def _suite(row: CardEvaluation) -> str:
-    return row.suite if row.budget == "normal" else f"{row.suite} ({row.budget} budget)"
-
-
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -91,7 +87,7 @@ def _environment() -> Environment:
         "accuracy": _accuracy,
         "given": _given,
         "judge": judge_text,
-        "suite": _suite,
+        "suite": text.suite_text,
         "verdict": text.verdict_text,
         "settings": text.settings_text,
     }

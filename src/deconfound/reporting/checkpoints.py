@@ -16,12 +16,11 @@ from rich.text import Text
 
 from deconfound.records import CheckpointsRecord, KeptEpoch, RankCorrelation
 from deconfound.reporting.comparison import p_text
-from deconfound.reporting.exposure import accuracy_text
 from deconfound.reporting.figures import house_style, settled, svg
 from deconfound.reporting.inline_svg import MUTED, SERIES
 from deconfound.reporting.plain import plain_table
 from deconfound.reporting.style_rows import beside_chance, plain, small
-from deconfound.reporting.text import analysis_labels, clean, count, settings_text, threat_text, value_text
+from deconfound.reporting.text import analysis_labels, clean, count, settings_text, share_text, threat_text, value_text
 
 HEADINGS = ("largest correlation", "mean correlation", "canonical mean square", "content recovered", "largest cosine")
 _OVER_IMAGES = ("largest", "mean", "canonical_mean_square")
@@ -115,7 +114,7 @@ def checkpoints_table(record: CheckpointsRecord) -> Group:
     accuracies = _rows(f"{analysis_labels([record])[0]}: {setting(record)}", "natural", "adversarial")
     kept = _rows("What style keeps of content, in brackets what chance would leave", *HEADINGS)
     for point in record.points:
-        shares = ("\n".join(accuracy_text(found)) for found in (point.natural, point.adversarial))
+        shares = ("\n".join(share_text(found)) for found in (point.natural, point.adversarial))
         accuracies.add_row(str(point.epoch), *map(Text, shares))
         kept.add_row(str(point.epoch), *measures_text(point))
     notes = (f"Note: {clean(note)}" for note in record.notes)
@@ -135,13 +134,13 @@ def checkpoints_view(prefix: str, name: str, record: CheckpointsRecord, budget: 
     rows = [
         {
             "epoch": str(point.epoch),
-            "shares": [accuracy_text(point.natural), accuracy_text(point.adversarial)],
+            "shares": [share_text(point.natural), share_text(point.adversarial)],
             "measures": measures_text(point),
         }
         for point in record.points
     ]
     words = "; ".join(
-        f"epoch {point.epoch}: {' '.join(accuracy_text(point.adversarial))} at {value_text(point.held_out.mean)}"
+        f"epoch {point.epoch}: {' '.join(share_text(point.adversarial))} at {value_text(point.held_out.mean)}"
         for point in record.points
     )
     title = f"Disentanglement and robustness, {name}"

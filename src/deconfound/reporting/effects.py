@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from deconfound.records import EffectsRecord, FeatureKind, InversionDistance, Mean
-from deconfound.records.effects import SHORT
-from deconfound.reporting.exposure import accuracy_text, mean_text
+from deconfound.records.effects import PENALTIES, SHORT
+from deconfound.reporting.exposure import mean_text
 from deconfound.reporting.figures import house_style, settled, svg
 from deconfound.reporting.inline_svg import SERIES
 from deconfound.reporting.style_rows import nats, plain
-from deconfound.reporting.text import analysis_labels, clean, count, listing, settings_text, threat_text
+from deconfound.reporting.text import analysis_labels, clean, count, listing, settings_text, share_text, threat_text
 
 NAMES = {
     "adversarial": "adversarial, F + Z",
@@ -28,7 +28,6 @@ NAMES = {
     "counterfactual_causal": "counterfactual causal, F + h(g(Z))",
     "adversarial_causal": "adversarial causal, F + h(Z)",
 }
-BOUNDS = {"distance": "(g(Z) - Z)²", "size": "g(Z)²"}
 _MARKERS = ("o", "s", "D", "^")
 _VERSIONS = ("inversion", "clean", "adversarial")
 
@@ -49,7 +48,7 @@ def setting(record: EffectsRecord) -> str:
 def moments(record: EffectsRecord) -> str:
     """The game's own figures, on one line."""
     away = " ".join(mean_text(record.distance))
-    bound = BOUNDS.get(record.penalty_name, clean(record.penalty_name))
+    bound = PENALTIES.get(record.penalty_name, clean(record.penalty_name)).replace("^2", "²")
     return (
         f"J ({clean(record.moment_name)}) = {nats(record.moment)}; |g(Z) - Z| = {away};"
         f" mean {bound}, which lambda weighs, = {record.bound:.3g}"
@@ -120,7 +119,7 @@ def effects_table(record: EffectsRecord) -> Group:
     title = f"{analysis_labels([record])[0]}: {setting(record)}\nUnder {clean(record.attack.name)}"
     kinds = _table(title, "features", "accuracy", "cross entropy")
     for kind in record.kinds:
-        kinds.add_row(Text(kind_name(kind)), Text("\n".join(accuracy_text(kind.accuracy))), nats(kind.cross_entropy))
+        kinds.add_row(Text(kind_name(kind)), Text("\n".join(share_text(kind.accuracy))), nats(kind.cross_entropy))
     under = f"under {clean(record.attack.name)}"
     distances = _table(f"KL to the adversarial causal prediction, times 1000, {under}", "network", *_VERSIONS)
     for one in record.distances:
@@ -141,7 +140,7 @@ def _by_attack(record: EffectsRecord) -> list[Table]:
 
 def attack_rows(record: EffectsRecord) -> list[tuple[str, list[tuple[str, str]]]]:
     """Name of each attack, and accuracy and interval of each kind of features under it."""
-    return [(clean(one.attack.name), [accuracy_text(kind.accuracy) for kind in one.kinds]) for one in record.attacks]
+    return [(clean(one.attack.name), [share_text(kind.accuracy) for kind in one.kinds]) for one in record.attacks]
 
 
 def _table(title: str, first: str, *others: str) -> Table:
@@ -155,7 +154,7 @@ def _table(title: str, first: str, *others: str) -> Table:
 def effects_view(prefix: str, name: str, record: EffectsRecord, budget: int) -> dict[str, Any]:
     """Setting, drawing and rows; there are no pictures that could fill the budget."""
     rows = [
-        {"name": kind_name(kind), "accuracy": accuracy_text(kind.accuracy), "cross_entropy": nats(kind.cross_entropy)}
+        {"name": kind_name(kind), "accuracy": share_text(kind.accuracy), "cross_entropy": nats(kind.cross_entropy)}
         for kind in record.kinds
     ]
     words = "; ".join(f"{row['name']}: {' '.join(row['accuracy'])}" for row in rows)

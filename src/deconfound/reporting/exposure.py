@@ -22,7 +22,7 @@ from deconfound.reporting.inline_svg import MUTED, SERIES
 from deconfound.reporting.picture_grid import Tile, grid_figure
 from deconfound.reporting.plain import plain_table
 from deconfound.reporting.style_rows import plain
-from deconfound.reporting.text import NOT_KNOWN, analysis_labels, class_name, clean, count, interval, percent
+from deconfound.reporting.text import NOT_KNOWN, analysis_labels, class_name, clean, count, share_text
 
 _POLICIES = {"grid": "centres of a 3 x 3 grid", "cells": "cells of the grid, drawn", "random": "drawn centres"}
 
@@ -37,11 +37,6 @@ def mean_text(found: Mean) -> tuple[str, str]:
         return NOT_KNOWN, ""
     low, high = (f"{end:.3f}" if math.isfinite(end) else NOT_KNOWN for end in found.interval)
     return f"{found.value:.3f}", f"[{low}, {high}]"
-
-
-def accuracy_text(found: Accuracy) -> tuple[str, str]:
-    """A share and its interval."""
-    return percent(found.share), interval(*found.interval)
 
 
 def setting(record: ExposureRecord) -> str:
@@ -127,9 +122,9 @@ def exposure_table(record: ExposureRecord) -> Group:
     for name in ("look", "exposure", "accuracy alone", ""):
         table.add_column(name, justify="left" if name == "look" else "right", no_wrap=True)
     for place, centre in enumerate(record.centres, 1):
-        table.add_row(str(place), f"{centre.exposure:.3f}", *map(Text, accuracy_text(centre.accuracy)))
+        table.add_row(str(place), f"{centre.exposure:.3f}", *map(Text, share_text(centre.accuracy)))
     table.add_section()
-    table.add_row("all together", "", *map(Text, accuracy_text(record.together)))
+    table.add_row("all together", "", *map(Text, share_text(record.together)))
     spread, raw = " ".join(mean_text(record.spread)), " ".join(mean_text(record.raw_spread))
     said = f"Relative spread of features per exposure over the looks: {spread}; of the features themselves: {raw}"
     return Group(table, Text(said), *(Text(f"Note: {clean(note)}") for note in record.notes))
@@ -145,16 +140,16 @@ def exposure_view(prefix: str, name: str, record: ExposureRecord, budget: int) -
             break
         shown.append(_picture(looks, record.class_names))
     words = "; ".join(
-        f"look {place}: {' '.join(accuracy_text(centre.accuracy))}" for place, centre in enumerate(record.centres, 1)
+        f"look {place}: {' '.join(share_text(centre.accuracy))}" for place, centre in enumerate(record.centres, 1)
     )
     return {
         "setting": setting(record),
         "spread": mean_text(record.spread),
         "raw_spread": mean_text(record.raw_spread),
-        "together": accuracy_text(record.together),
+        "together": share_text(record.together),
         "svg": Markup(svg(centres_figure(record), f"{prefix}-looks", f"Accuracy of each look, {name}", words)),
         "centres": [
-            {"place": place, "exposure": f"{centre.exposure:.3f}", "accuracy": accuracy_text(centre.accuracy)}
+            {"place": place, "exposure": f"{centre.exposure:.3f}", "accuracy": share_text(centre.accuracy)}
             for place, centre in enumerate(record.centres, 1)
         ],
         "pictures": shown,
@@ -184,7 +179,7 @@ def exposure_together(prefix: str, names: Sequence[str], records: Sequence[Expos
             "data": clean(record.data),
             "n": str(record.n),
             "consistency": f"{record.consistency:g}",
-            "cells": [mean_text(record.spread), mean_text(record.raw_spread), accuracy_text(record.together)],
+            "cells": [mean_text(record.spread), mean_text(record.raw_spread), share_text(record.together)],
         }
         for name, record in zip(names, records, strict=True)
     ]

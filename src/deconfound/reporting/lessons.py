@@ -23,7 +23,17 @@ from deconfound.records import (
 from deconfound.reporting.comparison import p_text, points
 from deconfound.reporting.instruments import findings
 from deconfound.reporting.strength import UPPER_BOUND
-from deconfound.reporting.text import clean, count, interval, listing, percent, suite_text, threat_text, verdict_text
+from deconfound.reporting.text import (
+    clean,
+    count,
+    interval,
+    listing,
+    percent,
+    share_text,
+    suite_text,
+    threat_text,
+    verdict_text,
+)
 
 LEVEL = 0.05
 """Of the tests against controls, after Holm."""
@@ -99,15 +109,12 @@ def reliance_lines(records: Sequence[RelianceRecord]) -> list[str]:
     if not known:
         return []
     sizes = listing(list(dict.fromkeys(str(one.n) for _, one, _ in known)))
-    shares = "; ".join(
-        f"{name} {percent(found.share)} {interval(*found.interval)}" for name, _, found in known if found
-    )
+    shares = "; ".join(f"{name} {' '.join(share_text(found))}" for name, _, found in known)
     lines = [f"Reliance, predictions that change under do(confounder = other), n = {sizes}: {shares}."]
     for name, one, _ in known:
         if one.unsteady is not None:
             lines.append(
-                f"Of {name}'s predictions {percent(one.unsteady.share)} {interval(*one.unsteady.interval)} change when"
-                " only its random numbers do."
+                f"Of {name}'s predictions {' '.join(share_text(one.unsteady))} change when only its random numbers do."
             )
     return lines + _more_or_less([(name, found.interval) for name, _, found in known if found])
 
@@ -212,7 +219,7 @@ def _analysis_lines(record: AnalysisRecord) -> list[str]:
             f" {_moved(style.natural.share, style.adversarial.share)}."
         ]
     if isinstance(record, EffectsRecord):
-        kinds = {one.name: f"{percent(one.accuracy.share)} {interval(*one.accuracy.interval)}" for one in record.kinds}
+        kinds = {one.name: " ".join(share_text(one.accuracy)) for one in record.kinds}
         if {"adversarial", "adversarial_causal"} <= set(kinds):
             return [
                 f"Causal effects of {name} (n = {record.n}): the head of its base network reads the label from"

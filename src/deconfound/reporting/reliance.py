@@ -11,13 +11,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from deconfound.records import Intervention, ReliancePoint, RelianceRecord, Share
+from deconfound.records import Intervention, ReliancePoint, RelianceRecord
 from deconfound.reporting.comparison import points
 from deconfound.reporting.figures import svg
 from deconfound.reporting.plain import plain_table
 from deconfound.reporting.reliance_figure import reliance_figure
 from deconfound.reporting.style_rows import plain
-from deconfound.reporting.text import NOT_KNOWN, analysis_labels, clean, count, interval, listing, percent
+from deconfound.reporting.text import NOT_KNOWN, analysis_labels, clean, count, interval, listing, share_text
 
 OBSERVED = "as observed"
 
@@ -29,11 +29,6 @@ def rho_text(rho: float | None) -> str:
     ('0.333', '0.9', 'n/a')
     """
     return NOT_KNOWN if rho is None else f"{rho:.3g}"
-
-
-def share_text(found: Share | None) -> tuple[str, str]:
-    """A share and its interval."""
-    return (NOT_KNOWN, "") if found is None else (percent(found.share), interval(*found.interval))
 
 
 def done_name(done: Intervention) -> str:
@@ -140,15 +135,11 @@ def _point_table(point: ReliancePoint, title: str) -> Table:
     table.add_column("images", overflow="fold")
     for name in ("accuracy", "gap, points", "changed"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_row(*map(Text, (OBSERVED, "\n".join(share_text(_share(point.observed))), "", "")), end_section=True)
+    table.add_row(*map(Text, (OBSERVED, "\n".join(share_text(point.observed)), "", "")), end_section=True)
     for done in point.interventions:
-        cells = (share_text(_share(done.accuracy)), gap_text(done), share_text(done.changed))
+        cells = (share_text(done.accuracy), gap_text(done), share_text(done.changed))
         table.add_row(Text(done_name(done)), *(Text("\n".join(cell)) for cell in cells), end_section=True)
     return table
-
-
-def _share(found: Any) -> Share:
-    return Share(share=found.share, interval=found.interval)
 
 
 def rhos_of(records: Sequence[RelianceRecord]) -> list[float | None]:
@@ -198,7 +189,6 @@ __all__ = [
     "rho_text",
     "rhos_of",
     "setting",
-    "share_text",
     "side_by_side_table",
     "unsteady_text",
 ]

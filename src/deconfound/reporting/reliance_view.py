@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from deconfound.records import ReliancePoint, RelianceRecord
+from deconfound.records import Intervention, ReliancePoint, RelianceRecord
 from deconfound.reporting.figures import svg
 from deconfound.reporting.reliance import (
     OBSERVED,
@@ -19,11 +19,10 @@ from deconfound.reporting.reliance import (
     rho_text,
     rhos_of,
     setting,
-    share_text,
     unsteady_text,
 )
 from deconfound.reporting.reliance_figure import reliance_figure
-from deconfound.reporting.text import clean, interval, percent
+from deconfound.reporting.text import clean, percent, share_text
 
 
 def reliance_view(prefix: str, name: str, record: RelianceRecord, budget: int) -> dict[str, Any]:
@@ -50,14 +49,17 @@ def reliance_view(prefix: str, name: str, record: RelianceRecord, budget: int) -
 
 
 def _point(point: ReliancePoint) -> dict[str, Any]:
-    observed = percent(point.observed.share), interval(*point.observed.interval)
-    rows = [{"name": OBSERVED, "accuracy": observed, "gap": ("", ""), "changed": ("", "")}]
-    for done in point.interventions:
-        accuracy = percent(done.accuracy.share), interval(*done.accuracy.interval)
-        rows.append(
-            {"name": done_name(done), "accuracy": accuracy, "gap": gap_text(done), "changed": share_text(done.changed)}
-        )
-    return {"rho": rho_text(point.rho), "rows": rows}
+    observed = {"name": OBSERVED, "accuracy": share_text(point.observed), "gap": ("", ""), "changed": ("", "")}
+    return {"rho": rho_text(point.rho), "rows": [observed, *map(_row, point.interventions)]}
+
+
+def _row(done: Intervention) -> dict[str, Any]:
+    return {
+        "name": done_name(done),
+        "accuracy": share_text(done.accuracy),
+        "gap": gap_text(done),
+        "changed": share_text(done.changed),
+    }
 
 
 def reliance_together(prefix: str, names: Sequence[str], records: Sequence[RelianceRecord]) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from rich.console import Group
 
 from deconfound.records import StudyDifference, StudyMean, StudyRecord, StudyResult, StudyRun, StudyTest
+from deconfound.records.studies import robust
 from deconfound.reporting.comparison import p_text, points
 from deconfound.reporting.fitted import Fitted
 from deconfound.reporting.grid import Grid
 from deconfound.reporting.strength import deviation_text
 from deconfound.reporting.study_analyses import analysis_grids
 from deconfound.reporting.study_columns import attacker_grids
-from deconfound.reporting.study_doubt import MAJORITY, MARK, PAIRS, answers, doubts, mark, random_judges, robust
+from deconfound.reporting.study_doubt import MAJORITY, MARK, PAIRS, answers, doubts, mark, random_judges
 from deconfound.reporting.study_leaderboard import leaderboard_grid, questions
 from deconfound.reporting.text import clean, interval, listing, percent, threat_text
 

@@ -9,9 +9,9 @@ from matplotlib.typing import FillStyleType
 
 from deconfound.errors import require
 from deconfound.records import StudyRecord
+from deconfound.records.studies import robust
 from deconfound.reporting.figures import house_style, settled
 from deconfound.reporting.inline_svg import INK, SERIES
-from deconfound.reporting.study_doubt import robust
 from deconfound.reporting.study_leaderboard import leaderboard_grid, questions
 from deconfound.reporting.text import short
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from deconfound.records import ColumnResult, StudyRecord, StudyResult
+from deconfound.records import StudyRecord, StudyResult
 from deconfound.reporting.text import clean, listing, verdict_text
 
 MARK = " UNRELIABLE"
 PAIRS = "UNRELIABLE: so is the robust accuracy of one of the two, or of both; the table of accuracies says why"
 MAJORITY = "of a random judge, examples count by the majority over its seeds; its accuracies are means over the seeds"
-
-_WITHIN = ("alone", "transfer", "union")
-"""Groups of attackers that stay inside the threat model, so that what they break counts for the robust accuracy."""
 
 
 def answers(
@@ -41,29 +38,6 @@ def mark(record: StudyRecord, names: Collection[str], question: str, seeds: Coll
     """
     found = [one for name in names for _, one in answers(record, name, question, seeds)]
     return "" if all(one.verdict.reliable for one in found) else MARK
-
-
-def robust(one: StudyResult) -> tuple[float, tuple[float, float]]:
-    """What all that a question asked left together, and its interval.
-
-    Attackers by themselves that go beyond the threat model leave less than the robust accuracy says. Where all stay
-    inside it, the two are the same; of a random judge the robust accuracy is the mean over its seeds, as elsewhere.
-
-    Args:
-        one: answer to the question.
-    """
-    union = union_beyond(one.columns)
-    return (one.robust_accuracy, one.robust_interval) if union is None else (union.accuracy, union.interval)
-
-
-def union_beyond(columns: Sequence[ColumnResult]) -> ColumnResult | None:
-    """What attackers by themselves left together, where some of them go beyond the threat model.
-
-    Args:
-        columns: of a judgement.
-    """
-    union = next((column for column in columns if column.group == "union"), None)
-    return None if all(column.group in _WITHIN for column in columns) else union
 
 
 def doubts(record: StudyRecord, names: Collection[str] | None = None) -> list[str]:

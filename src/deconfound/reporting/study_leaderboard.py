@@ -6,10 +6,11 @@ from collections.abc import Collection, Sequence
 from statistics import fmean, stdev
 
 from deconfound.records import StudyRecord, StudyRun
+from deconfound.records.studies import robust
 from deconfound.reporting.comparison import p_text, points
 from deconfound.reporting.grid import Grid
 from deconfound.reporting.strength import deviation_text
-from deconfound.reporting.study_doubt import answers, doubts, mark, robust
+from deconfound.reporting.study_doubt import answers, doubts, mark
 from deconfound.reporting.text import clean, interval, listing, percent
 
 UNEQUAL = "rows are means over the seeds that they name; rows of other seeds are compared by their paired difference"

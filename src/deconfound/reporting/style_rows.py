@@ -7,8 +7,8 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-from deconfound.records import Accuracy, Correlations, Reader, StyleBasis, StyleRecord
-from deconfound.reporting.text import NOT_KNOWN, clean, count, interval, percent, threat_text, value_text
+from deconfound.records import Correlations, Reader, StyleBasis, StyleRecord
+from deconfound.reporting.text import NOT_KNOWN, clean, count, percent, share_text, threat_text, value_text
 
 CONTENT = "content z"
 
@@ -48,16 +48,12 @@ class ReaderRow:
     @property
     def accuracies(self) -> tuple[tuple[str, str], tuple[str, str]]:
         """Natural and adversarial, each a share and its interval."""
-        return _accuracy(self.reader.natural), _accuracy(self.reader.adversarial)
+        return share_text(self.reader.natural), share_text(self.reader.adversarial)
 
     @property
     def numbers(self) -> tuple[str, str, str]:
         """Entropy, mean soft cross entropy and their difference, in nats."""
         return nats(self.reader.entropy), nats(self.reader.shift), nats(self.reader.divergence)
-
-
-def _accuracy(found: Accuracy) -> tuple[str, str]:
-    return percent(found.share), interval(*found.interval)
 
 
 def reader_rows(record: StyleRecord) -> list[ReaderRow]:

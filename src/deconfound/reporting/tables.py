@@ -203,4 +203,4 @@ def _cost(record: EvaluationRecord) -> str:
     return f"{duration(record.seconds)}, {record.forwards:,} forwards, {record.backwards:,} backwards (images)"
 
 
-__all__ = ["evaluation_table", "interval", "leaderboard_table", "ordered", "percent"]
+__all__ = ["evaluation_table", "leaderboard_table", "ordered"]

@@ -7,11 +7,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from deconfound.records import (
     AnalysisRecord,
     AttackedRecord,
+    CardEvaluation,
     Check,
     EvaluationRecord,
     Machine,
@@ -43,6 +44,28 @@ def interval(low: float | None, high: float | None) -> str:
     return f"[{ends[0]}, {ends[1]}]"
 
 
+class Proportion(Protocol):
+    """A share in [0, 1] with its interval, of which records have several kinds."""
+
+    @property
+    def share(self) -> float:
+        """In [0, 1]."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its ends."""
+
+
+def share_text(found: Proportion | None) -> tuple[str, str]:
+    """A share in per cent and its interval.
+
+    >>> from deconfound.records import Accuracy
+    >>> share_text(Accuracy(share=0.7139, interval=(0.6651, 0.7582))), share_text(None)
+    (('71.4 %', '[66.5, 75.8]'), ('n/a', ''))
+    """
+    return (NOT_KNOWN, "") if found is None else (percent(found.share), interval(*found.interval))
+
+
 def threat_text(threat: Threat) -> str:
     """Norm and radius, and the pixel range where it is not [0, 1].
 
@@ -53,7 +76,7 @@ def threat_text(threat: Threat) -> str:
     return f"{clean(threat.norm)} {show_radius(threat.eps)}{box}"
 
 
-def suite_text(record: EvaluationRecord) -> str:
+def suite_text(record: EvaluationRecord | CardEvaluation) -> str:
     """The suite, and its budget where that is not the normal one."""
     return clean(record.suite if record.budget == "normal" else f"{record.suite} ({record.budget} budget)")
 
