@@ -20,11 +20,11 @@ from deconfound.attacks.hunting import HuntingAttack
 from deconfound.attacks.judging import Examiner
 from deconfound.attacks.losses import cross_entropy, dlr, margin, name_of, targeted_dlr, targeted_margin
 from deconfound.attacks.points import Points
-from deconfound.attacks.settings import check_threat, choice, count, described, number
+from deconfound.attacks.settings import check_threat, choice, described, number
 from deconfound.attacks.targets import pairs, targets_of
 from deconfound.core.protocols import AttackLoss, Classifier
 from deconfound.core.threat import ThreatModel
-from deconfound.errors import InputError, require
+from deconfound.errors import InputError, require, require_whole
 
 Schedule = Literal["flat", "large-eps"]
 Start = Literal["uniform", "none"]
@@ -87,7 +87,7 @@ class APGD(HuntingAttack):
     def __post_init__(self) -> None:
         check_threat(self.threat)
         for field, least in (("steps", 1), ("restarts", 1), ("targets", 0), ("draws", 1), ("rows", 1)):
-            count(field, getattr(self, field), least)
+            require_whole(field, getattr(self, field), least)
         number("rho", self.rho, above=True, most=1.0)
         choice("start", self.start, get_args(Start))
         choice("schedule", self.schedule, get_args(Schedule))

@@ -16,8 +16,9 @@ from deconfound.attacks.harness import cut
 from deconfound.attacks.linearised import Start, started
 from deconfound.attacks.losses import margin
 from deconfound.attacks.minimum_norm import Chase, MinimumNorm, annealed, refuse_norm
-from deconfound.attacks.settings import check_threat, choice, count, described, number
+from deconfound.attacks.settings import check_threat, choice, described, number
 from deconfound.core.protocols import Classifier
+from deconfound.errors import require_whole
 
 # Adam (Kingma & Ba 2015), its own defaults, as Carlini & Wagner use it.
 BETA_1, BETA_2, ADAM_EPS = 0.9, 0.999, 1e-8
@@ -74,8 +75,8 @@ class CWL2(MinimumNorm):
         check_threat(self.threat)
         refuse_norm("CW-L2", self.threat.norm, ("l2",), "FMN or FAB")
         for field in ("steps", "searches", "targets", "draws"):
-            count(field, getattr(self, field))
-        count("halvings", self.halvings, 0)
+            require_whole(field, getattr(self, field))
+        require_whole("halvings", self.halvings, 0)
         number("step_size", self.step_size, above=True)
         number("weight", self.weight, above=True)
         choice("start", self.start, get_args(Start))

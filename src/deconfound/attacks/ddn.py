@@ -16,10 +16,10 @@ from deconfound.attacks.harness import cut
 from deconfound.attacks.linearised import Start, started
 from deconfound.attacks.losses import margin, name_of
 from deconfound.attacks.minimum_norm import Chase, MinimumNorm, annealed, farthest, refuse_norm, within
-from deconfound.attacks.settings import check_threat, choice, count, described, number
+from deconfound.attacks.settings import check_threat, choice, described, number
 from deconfound.core.protocols import AttackLoss, Classifier
 from deconfound.core.threat import ThreatModel
-from deconfound.errors import require
+from deconfound.errors import require, require_whole
 from deconfound.functional import norms
 
 # Rony et al. 2019, algorithm 1: the step size falls from 1 to 0.01.
@@ -74,8 +74,8 @@ class DDN(MinimumNorm):
         check_threat(self.threat)
         refuse_norm("DDN", self.threat.norm, ("l2",), "FMN or FAB")
         for field in ("steps", "targets", "draws"):
-            count(field, getattr(self, field))
-        count("halvings", self.halvings, 0)
+            require_whole(field, getattr(self, field))
+        require_whole("halvings", self.halvings, 0)
         number("step_size", self.step_size, above=True)
         number("gamma", self.gamma, above=True, most=0.5)
         number("radius", self.radius, above=True)

@@ -11,8 +11,9 @@ from typing import Any
 from deconfound.attacks.harness import cut
 from deconfound.attacks.linearised import linearise, to_boundary
 from deconfound.attacks.minimum_norm import Chase, MinimumNorm, refuse_norm
-from deconfound.attacks.settings import check_threat, count, described, number
+from deconfound.attacks.settings import check_threat, described, number
 from deconfound.core.protocols import Classifier
+from deconfound.errors import require_whole
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class DeepFool(MinimumNorm):
         check_threat(self.threat)
         refuse_norm("DeepFool", self.threat.norm, ("l2", "linf"), "FMN or FAB")
         for field in ("steps", "targets", "draws"):
-            count(field, getattr(self, field))
-        count("halvings", self.halvings, 0)
+            require_whole(field, getattr(self, field))
+        require_whole("halvings", self.halvings, 0)
         number("overshoot", self.overshoot)
         if not self.name:
             object.__setattr__(self, "name", f"deepfool-{self.steps}")

@@ -18,9 +18,10 @@ from deconfound.attacks.harness import Hunt, cut
 from deconfound.attacks.hunting import NearestAttack
 from deconfound.attacks.judging import errs
 from deconfound.attacks.points import first_of_each
-from deconfound.attacks.settings import check_threat, count, described, number
+from deconfound.attacks.settings import check_threat, described, number
 from deconfound.attacks.targets import pairs, targets_of
 from deconfound.core.protocols import Classifier
+from deconfound.errors import require_whole
 from deconfound.functional import norms
 from deconfound.functional.hyperplanes import move_to_hyperplane
 from deconfound.functional.losses import margin
@@ -110,9 +111,9 @@ class FAB(NearestAttack):
     def __post_init__(self) -> None:
         check_threat(self.threat)
         for field in ("steps", "restarts", "draws", "rows"):
-            count(field, getattr(self, field))
-        count("targets", self.targets, 0)
-        count("final_search", self.final_search, 0)
+            require_whole(field, getattr(self, field))
+        require_whole("targets", self.targets, 0)
+        require_whole("final_search", self.final_search, 0)
         number("alpha_max", self.alpha_max, most=1.0)
         number("eta", self.eta, 1.0)
         number("beta", self.beta, above=True, most=1.0)

@@ -16,8 +16,9 @@ from deconfound.attacks.harness import cut
 from deconfound.attacks.linearised import Start, started
 from deconfound.attacks.losses import margin
 from deconfound.attacks.minimum_norm import Chase, MinimumNorm, annealed, farthest, within
-from deconfound.attacks.settings import check_threat, choice, count, described, number
+from deconfound.attacks.settings import check_threat, choice, described, number
 from deconfound.core.protocols import Classifier
+from deconfound.errors import require_whole
 from deconfound.functional import norms
 
 _DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
@@ -69,8 +70,8 @@ class FMN(MinimumNorm):
     def __post_init__(self) -> None:
         check_threat(self.threat)
         for field in ("steps", "targets", "draws"):
-            count(field, getattr(self, field))
-        count("halvings", self.halvings, 0)
+            require_whole(field, getattr(self, field))
+        require_whole("halvings", self.halvings, 0)
         number("step_size", self.step_size, above=True)
         number("gamma", self.gamma, above=True, most=0.5)
         number("least_gamma", self.least_gamma, most=self.gamma)

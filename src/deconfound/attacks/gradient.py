@@ -15,13 +15,13 @@ from deconfound.attacks.expectation import input_gradient
 from deconfound.attacks.harness import Hunt, Keep, cut, hunt, maximise
 from deconfound.attacks.losses import cross_entropy, name_of
 from deconfound.attacks.points import Points
-from deconfound.attacks.settings import check_step, check_threat, choice, count, described, number
+from deconfound.attacks.settings import check_step, check_threat, choice, described, number
 from deconfound.core.guards import Mode
 from deconfound.core.protocols import AttackLoss, Classifier, Judge
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel, parse_radius
 from deconfound.core.types import Context
-from deconfound.errors import InputError, require
+from deconfound.errors import InputError, require, require_whole
 
 Start = Literal["uniform", "gaussian", "none", "given"]
 
@@ -113,9 +113,9 @@ class PGD:
 
     def __post_init__(self) -> None:
         check_threat(self.threat)
-        count("steps", self.steps)
-        count("restarts", self.restarts)
-        count("draws", self.draws)
+        require_whole("steps", self.steps)
+        require_whole("restarts", self.restarts)
+        require_whole("draws", self.draws)
         if self.step_size is not None:
             step = parse_radius(self.step_size, "step_size")
             require(step > 0, "step_size", self.step_size, "a number above 0")

@@ -15,10 +15,10 @@ from torch import Tensor
 from deconfound.attacks.harness import Hunt
 from deconfound.attacks.hunting import HuntingAttack
 from deconfound.attacks.points import Points
-from deconfound.attacks.settings import check_threat, choice, count, described, number
+from deconfound.attacks.settings import check_threat, choice, described, number
 from deconfound.core.protocols import Classifier
 from deconfound.core.threat import ThreatModel
-from deconfound.errors import require
+from deconfound.errors import require, require_whole
 
 Kind = Literal["uniform", "gaussian"]
 
@@ -64,7 +64,7 @@ class Noise(HuntingAttack):
     def __post_init__(self) -> None:
         check_threat(self.threat)
         choice("kind", self.kind, get_args(Kind))
-        count("tries", self.tries)
+        require_whole("tries", self.tries)
         if self.sigma is not None:
             number("sigma", self.sigma, above=True)
             require(self.kind == "gaussian", "sigma", self.sigma, f"none with kind={self.kind!r}; gaussian has one")

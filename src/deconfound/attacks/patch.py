@@ -18,10 +18,10 @@ from deconfound.attacks.harness import Hunt, cut
 from deconfound.attacks.hunting import HuntingAttack
 from deconfound.attacks.losses import margin, name_of
 from deconfound.attacks.points import Points
-from deconfound.attacks.settings import choice, count, described, number
+from deconfound.attacks.settings import choice, described, number
 from deconfound.attacks.whole_box import whole_box
 from deconfound.core.protocols import AttackLoss, Classifier
-from deconfound.errors import require
+from deconfound.errors import require, require_whole
 
 Location = Literal["searched", "random"]
 
@@ -88,7 +88,7 @@ class Patch(HuntingAttack):
         object.__setattr__(self, "threat", whole_box(self.threat))
         number("share", self.share, above=True, most=1)
         for field in ("steps", "restarts", "draws"):
-            count(field, getattr(self, field))
+            require_whole(field, getattr(self, field))
         if self.step_size is not None:
             number("step_size", self.step_size, above=True)
         choice("location", self.location, ("searched", "random"))

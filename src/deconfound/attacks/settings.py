@@ -29,16 +29,6 @@ def check_step(step: float, threat: ThreatModel) -> None:
     require(threat.norm != "linf" or step <= high - low, "step_size", step, rule)
 
 
-def count(field: str, value: object, least: int = 1) -> None:
-    """A whole number of at least ``least``.
-
-    Raises:
-        InputError: something else.
-    """
-    good = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    require(good, field, value, f"a whole number of at least {least}")
-
-
 def number(field: str, value: object, least: float = 0.0, *, above: bool = False, most: float = math.inf) -> None:
     """A finite number from ``least`` (or above it) to ``most``.
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from deconfound.attacks.harness import Hunt
 from deconfound.attacks.hunting import HuntingAttack
-from deconfound.attacks.settings import count, described, number
+from deconfound.attacks.settings import described, number
 from deconfound.attacks.whole_box import from_unit, to_unit, whole_box
 from deconfound.core.protocols import Classifier
 from deconfound.core.streams import Streams
-from deconfound.errors import InputError, require
+from deconfound.errors import InputError, require, require_whole
 from deconfound.functional.rotation import transformed
 
 # Rows forwarded together while few points stand, so that the many members of a grid do not come one by one.
@@ -66,11 +66,11 @@ class RotationTranslation(HuntingAttack):
         except (TypeError, ValueError):
             raise InputError("grid", self.grid, "two odd numbers: angles, shifts along each axis") from None
         for size in (angles, shifts):
-            count("grid", size)
+            require_whole("grid", size)
             require(size % 2 == 1, "grid", self.grid, "two odd numbers: angles, shifts along each axis")
         object.__setattr__(self, "grid", (angles, shifts))
         if self.tries is not None:
-            count("tries", self.tries)
+            require_whole("tries", self.tries)
         require(self.tries is not None or angles * shifts > 1, "grid", self.grid, "more than one member")
         if not self.name:
             object.__setattr__(self, "name", "spatial-grid" if self.tries is None else f"spatial-x{self.tries}")

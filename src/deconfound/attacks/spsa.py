@@ -17,11 +17,11 @@ from deconfound.attacks.harness import Hunt, cut
 from deconfound.attacks.hunting import HuntingAttack
 from deconfound.attacks.losses import margin, name_of
 from deconfound.attacks.points import Points
-from deconfound.attacks.settings import check_step, check_threat, count, described, number
+from deconfound.attacks.settings import check_step, check_threat, described, number
 from deconfound.core.protocols import AttackLoss, Classifier
 from deconfound.core.streams import Streams
 from deconfound.core.threat import parse_radius
-from deconfound.errors import require
+from deconfound.errors import require, require_whole
 
 # Kingma & Ba 2015, as in the authors' code.
 FIRST_DECAY, SECOND_DECAY, STABILISER = 0.9, 0.999, 1e-8
@@ -145,8 +145,8 @@ class SPSA(HuntingAttack):
     def __post_init__(self) -> None:
         check_threat(self.threat)
         for field in ("steps", "pairs", "restarts", "draws"):
-            count(field, getattr(self, field))
-        count("batch_size", self.batch_size, 2)
+            require_whole(field, getattr(self, field))
+        require_whole("batch_size", self.batch_size, 2)
         number("delta", self.delta, above=True)
         if self.step_size is not None:
             require(parse_radius(self.step_size, "step_size") > 0, "step_size", self.step_size, "a number above 0")

@@ -15,11 +15,11 @@ from deconfound.attacks.expectation import expected_loss
 from deconfound.attacks.harness import Hunt, cut
 from deconfound.attacks.hunting import HuntingAttack
 from deconfound.attacks.losses import margin, name_of
-from deconfound.attacks.settings import check_threat, count, described, number
+from deconfound.attacks.settings import check_threat, described, number
 from deconfound.attacks.square_moves import MassMoves, Moves, SignMoves
 from deconfound.attacks.square_windows import share, side
 from deconfound.core.protocols import AttackLoss, Classifier, StochasticClassifier
-from deconfound.errors import require
+from deconfound.errors import require, require_whole
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class Square(HuntingAttack):
 
     def __post_init__(self) -> None:
         check_threat(self.threat)
-        count("queries", self.queries)
+        require_whole("queries", self.queries)
         number("p_init", self.p_init, above=True, most=1.0)
         require(isinstance(self.rescale, bool), "rescale", self.rescale, "true or false")
         require(callable(self.loss), "loss", self.loss, "a function (model, images, labels, context) -> (B,)")
-        count("restarts", self.restarts)
-        count("draws", self.draws)
+        require_whole("restarts", self.restarts)
+        require_whole("draws", self.draws)
         if not self.name:
             repeats = f"x{self.restarts}" if self.restarts > 1 else ""
             object.__setattr__(self, "name", f"square-{self.queries}{repeats}")

@@ -17,7 +17,7 @@ from deconfound.core.guards import evaluating, full_float32
 from deconfound.core.origin import Origin
 from deconfound.core.protocols import ImageSource, Journal, Monitor, NoisyClassifier
 from deconfound.core.streams import Streams
-from deconfound.errors import require
+from deconfound.errors import require, require_seed, require_whole
 from deconfound.evaluation.examples import index_digest
 from deconfound.evaluation.ledger import check_same
 from deconfound.evaluation.majority import votes_of
@@ -56,10 +56,9 @@ class Certification:
 
     def __post_init__(self) -> None:
         for field in ("selection_draws", "draws", "batch_size"):
-            option = " (--n0)" if field == "selection_draws" else ""
-            require(getattr(self, field) >= 1, field, getattr(self, field), f"a whole number of at least 1{option}")
+            require_whole(f"{field} (--n0)" if field == "selection_draws" else field, getattr(self, field))
         require(0 < self.alpha < 1, "alpha", self.alpha, "a level between 0 and 1")
-        require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0, below 2^63")
+        require_seed("seed", self.seed)
         good = self.radii is None or (all(0 <= r < float("inf") for r in self.radii) and len(self.radii) > 0)
         require(good, "radii", self.radii, "numbers of at least 0")
 

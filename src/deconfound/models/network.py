@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from deconfound.errors import InputError, require
+from deconfound.errors import InputError, require, require_whole
 from deconfound.models.normalise import Levels, Normalise
 
 Size = int | tuple[int, int]
@@ -21,8 +21,7 @@ Size = int | tuple[int, int]
 
 def whole(field: str, value: int, least: int) -> int:
     """The value, if it is a whole number of at least ``least``; an ``InputError`` otherwise."""
-    good = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    require(good, field, value, f"a whole number of at least {least}")
+    require_whole(field, value, least)
     return value
 
 
