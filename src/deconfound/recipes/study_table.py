@@ -195,7 +195,11 @@ def result(judgement: Judgement, record: EvaluationRecord, question: str | None 
 
 
 def _standing(record: EvaluationRecord) -> dict[int, tuple[bool, bool]]:
-    """Which examples are right, and which of them whatever all attackers made of them, those beyond the threat too."""
+    """Which examples are right when clean, and which stood.
+
+    Where attackers go beyond the threat model these are what they left, whatever those inside it broke: the
+    same examples as in ``records.studies.robust``.
+    """
     within, union = stood(record.outcomes), union_beyond(record.columns)
     if union is None or not union.stands:
         return within

@@ -31,8 +31,8 @@ class StudyResult(Record):
         deviation: of the robust accuracy over the seeds of a random judge.
         verdict: with the checks that failed, and no others.
         digests: of the model and of the data, as the evaluation states them, and of the attacks with their settings.
-        examples: which stood, also against attackers beyond the threat model where there were any; None in records of
-            before there was this field.
+        examples: which stood, under attackers beyond the threat model (suite ``unseen``) against those alone; None in
+            records of before there was this field.
     """
 
     judgement: str
@@ -66,10 +66,11 @@ class StudyResult(Record):
 
 
 def robust(one: StudyResult) -> tuple[float, Interval]:
-    """What all that a question asked left together, and its interval.
+    """The accuracy that answers a question, and its interval.
 
-    Attackers by themselves that go beyond the threat model leave less than the robust accuracy says. Where all stay
-    inside it, the two are the same; of a random judge the robust accuracy is the mean over its seeds, as elsewhere.
+    Where attackers by themselves go beyond the threat model, that is what these left, whatever those inside it broke:
+    the suite ``unseen`` asks about unknown attackers, and the robust accuracy is that under the known ones. Where all
+    stay inside it, the two are the same; of a random judge the robust accuracy is the mean over its seeds, as elsewhere.
 
     Args:
         one: answer to the question.
