@@ -70,7 +70,7 @@ def robust(one: StudyResult) -> tuple[float, Interval]:
 
     Where attackers by themselves go beyond the threat model, that is what these left, whatever those inside it broke:
     the suite ``unseen`` asks about unknown attackers, and the robust accuracy is that under the known ones. Where all
-    stay inside it, the two are the same; of a random judge the robust accuracy is the mean over its seeds, as elsewhere.
+    stay inside it, the two are the same; of a random judge it is the mean over the judge's seeds, as elsewhere.
 
     Args:
         one: answer to the question.
