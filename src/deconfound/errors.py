@@ -103,7 +103,7 @@ def require(condition: bool, field: str, value: object, rule: str) -> None:
         raise InputError(field, value, rule)
 
 
-def require_whole(field: str, value: object, least: int = 1, *, optional: bool = False) -> None:
+def require_whole(field: str, value: object, least: int = 1, *, optional: bool = False, option: str = "") -> None:
     """A whole number of at least ``least``, or None where it is ``optional``.
 
     Args:
@@ -111,12 +111,14 @@ def require_whole(field: str, value: object, least: int = 1, *, optional: bool =
         value: what it got.
         least: the smallest that is good.
         optional: whether None is good too.
+        option: what the field is called on the command line, where that is another name.
 
     Raises:
         InputError: something else, such as True or 2.0.
     """
     good = (is_whole(value) and value >= least) or (optional and value is None)
-    require(good, field, value, f"a whole number of at least {least}{', or None' if optional else ''}")
+    called = f" ({option})" if option else ""
+    require(good, field, value, f"a whole number of at least {least}{', or None' if optional else ''}{called}")
 
 
 def require_seed(field: str, value: object) -> None:

@@ -274,7 +274,7 @@ def test_a_draw_that_is_not_a_number_votes_for_nothing():
     ("changes", "message"),
     [
         ({"draws": 0}, "draws: got 0; expected a whole number of at least 1"),
-        ({"selection_draws": 0}, "selection_draws \(--n0\): got 0"),
+        ({"selection_draws": 0}, "selection_draws: got 0"),
         ({"alpha": 1.0}, "alpha: got 1.0; expected a level between 0 and 1"),
         ({"seed": -1}, "seed: got -1"),
         ({"batch_size": 0}, "batch_size: got 0"),

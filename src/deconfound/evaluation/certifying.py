@@ -56,7 +56,7 @@ class Certification:
 
     def __post_init__(self) -> None:
         for field in ("selection_draws", "draws", "batch_size"):
-            require_whole(f"{field} (--n0)" if field == "selection_draws" else field, getattr(self, field))
+            require_whole(field, getattr(self, field), option="--n0" if field == "selection_draws" else "")
         require(0 < self.alpha < 1, "alpha", self.alpha, "a level between 0 and 1")
         require_seed("seed", self.seed)
         good = self.radii is None or (all(0 <= r < float("inf") for r in self.radii) and len(self.radii) > 0)
