@@ -19,7 +19,7 @@ from deconfound.core.protocols import Attack, Monitor
 from deconfound.core.streams import Streams
 from deconfound.core.threat import ThreatModel
 from deconfound.core.types import Batch
-from deconfound.errors import InputError
+from deconfound.errors import InputError, reason
 from deconfound.evaluation.curve import CURVE_EXAMPLES, Curve, accuracy_curve, curve_radii
 from deconfound.evaluation.examples import Examples, spread
 from deconfound.evaluation.findings import Findings
@@ -282,6 +282,7 @@ def _first_forward(referee: Referee, images: Tensor, streams: Streams) -> Tensor
     except (torch.OutOfMemoryError, InputError):
         raise
     except (RuntimeError, ValueError, TypeError) as error:
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         shape = "x".join(str(size) for size in images.shape[1:])
-        raise InputError("images", f"CxHxW {shape}", f"images that the model accepts; it says: {cause}") from error
+        raise InputError(
+            "images", f"CxHxW {shape}", f"images that the model accepts; it says: {reason(error)}"
+        ) from error

@@ -18,7 +18,7 @@ from deconfound.core.threat import ThreatModel, parse_norm, parse_radius, show_r
 from deconfound.data import load as load_data
 from deconfound.data.families import family_of
 from deconfound.data.naming import as_file_name
-from deconfound.errors import InputError, require
+from deconfound.errors import InputError, reason, require
 from deconfound.evaluation import Provenance
 from deconfound.recipes import machine
 from deconfound.recipes.compute import Compute
@@ -205,7 +205,7 @@ def device_of(name: str) -> torch.device:
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise InputError("device", name, f"auto, or a device of this machine ({str(error).splitlines()[0]})") from None
+        raise InputError("device", name, f"auto, or a device of this machine ({reason(error)})") from None
     return device
 
 
