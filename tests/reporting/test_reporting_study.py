@@ -73,7 +73,7 @@ def test_the_leaderboard_has_a_row_for_each_method_reliable_and_robust_first(rec
     assert board.headings == ("method", "seeds", "clean", "adaptive", "unseen", "against its control, adaptive")
     new, old = board.rows
     assert new == (
-        "new", "0, 1", "98.0 % ± 0.0", "89.0 % ± 1.4", "40.0 % [36.0, 44.0] (seeds 0)",  # what all columns left
+        "new", "0, 1", "98.0 % ± 0.0", "89.0 % ± 1.4", "40.0 % [36.0, 44.0] (seed 0)",  # what all columns left
         "+3.0 ± 1.4 to old, p 0.043, 0.043 UNRELIABLE",
     )  # fmt: skip
     assert old[3:] == ("87.0 % ± 1.4 UNRELIABLE", "", "")

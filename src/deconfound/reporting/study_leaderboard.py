@@ -70,13 +70,17 @@ def _row(record: StudyRecord, name: str, asked: Sequence[str]) -> tuple[str, ...
     for question in asked:
         found = answers(record, name, question)
         theirs = [seed for seed, _ in found]
-        seeds = f" (seeds {_listed(theirs)})" if found and theirs != own else ""
+        seeds = f" ({_named(theirs)})" if found and theirs != own else ""
         cells.append(f"{_cell([robust(one) for _, one in found])}{seeds}{mark(record, [name], question)}")
     return clean(name), _listed(own), *cells, _against(record, name, asked[0])
 
 
 def _listed(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
+
+
+def _named(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {_listed(seeds)}"
 
 
 def _cell(found: Sequence[tuple[float, tuple[float, float]]]) -> str:
@@ -97,7 +101,7 @@ def _against(record: StudyRecord, name: str, question: str) -> str:
     tests = [one for one in record.tests if (one.method, one.question) == (name, question)]
     p_values = ", ".join(p_text(one.test.robust.adjusted_p_value) for one in tests if one.test.robust)
     own = tuple(run.seed for run in _runs(record, name))
-    seeds = "" if over.seeds == own else f" (seeds {_listed(over.seeds)})"
+    seeds = "" if over.seeds == own else f" ({_named(over.seeds)})"
     spread = "" if over.deviation is None else f" {deviation_text(over.deviation)}"
     doubt = mark(record, [name, over.control], question, over.seeds)
     return f"{points(over.mean)}{spread} to {clean(over.control)}, p {p_values}{seeds}{doubt}"
