@@ -260,7 +260,7 @@ class TestJudging:
 
     def test_loops_of_a_model_that_has_none(self):
         source = ToySource(4)
-        with pytest.raises(InputError, match=r"^loops: got 1; expected None for a network"):
+        with pytest.raises(InputError, match=r"^loops: got 1; expected none for a network"):
             deconfound.evaluate(SplitNet(), source, threat=ThreatModel("linf", 0.1), suite="quick", loops=1)
 
     def test_the_papers_columns(self):
