@@ -28,7 +28,7 @@ def finding(record: StudyRecord) -> str:
     """Which causal methods stand above or below their controls under the strongest attack, in a sentence."""
     asked = [test for test in record.tests if test.question == QUESTION and test.method.startswith(CAUSAL)]
     tested = [(test, test.test.robust) for test in asked if test.test.robust is not None]
-    held = [(test, one) for test, one in tested if (one.adjusted_p_value or 0.0) < LEVEL]
+    held = [(test, one) for test, one in tested if one.adjusted_p_value is not None and one.adjusted_p_value < LEVEL]
     above, below = (
         [f"{test.method} (seed {test.seed})" for test, one in held if sign * one.difference > 0] for sign in (1, -1)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -41,10 +41,7 @@ def leaderboard(name: str) -> str:
 def found(words: str) -> str:
     """What committed studies found of some methods: their rows of every leaderboard that has one."""
     asked, parts = set(words.split()), []
-    for file in sorted(RESULTS.glob("*.json")):
-        if json.loads(file.read_text()).get("kind") != StudyRecord.expected_kind:
-            continue
-        record = StudyRecord.read(file)
+    for record in _studies():
         judged = {run.name for run in record.runs if run.results}
         if record.tests and judged & asked:
             parts.append(f"{record.about}\n\n{leaderboard_grid(record, asked).markdown()}")
@@ -54,10 +51,8 @@ def found(words: str) -> str:
 def standing(words: str) -> str:
     """Some methods minus their controls in every committed study: one row for each question."""
     asked, rows = set(words.split()), []
-    for file in sorted(RESULTS.glob("*.json")):
-        if json.loads(file.read_text()).get("kind") == StudyRecord.expected_kind:
-            record = StudyRecord.read(file)
-            rows += _stands(record, [test for test in record.tests if test.method in asked])
+    for record in _studies():
+        rows += _stands(record, [test for test in record.tests if test.method in asked])
     return table(STANDS, rows)
 
 
@@ -65,11 +60,16 @@ def versus(words: str) -> str:
     """Some methods minus one that need not be their control, in every study that says which examples stood."""
     reference, *methods = words.split()
     rows = []
-    for file in sorted(RESULTS.glob("*.json")):
-        if json.loads(file.read_text()).get("kind") == StudyRecord.expected_kind:
-            record = StudyRecord.read(file)
-            rows += _stands(record, _against(record, reference, methods))
+    for record in _studies():
+        rows += _stands(record, _against(record, reference, methods))
     return table(STANDS, rows)
+
+
+def _studies() -> Iterator[StudyRecord]:
+    """Every committed study, in the order of their files."""
+    for file in sorted(RESULTS.glob("*.json")):
+        if json.loads(text := file.read_text()).get("kind") == StudyRecord.expected_kind:
+            yield StudyRecord.from_json(text, str(file))
 
 
 def _against(record: StudyRecord, reference: str, methods: Sequence[str]) -> list[StudyTest]:

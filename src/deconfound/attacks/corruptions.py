@@ -18,7 +18,7 @@ from deconfound.attacks.points import Points
 from deconfound.attacks.settings import described
 from deconfound.attacks.whole_box import from_unit, to_unit, whole_box
 from deconfound.core.protocols import Classifier
-from deconfound.errors import require, unknown_name
+from deconfound.errors import is_whole, require, unknown_name
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Corruption(HuntingAttack):
         object.__setattr__(self, "threat", whole_box(self.threat))
         if self.kind not in KINDS:
             raise unknown_name("kind", str(self.kind), KINDS)
-        whole = isinstance(self.severity, int) and not isinstance(self.severity, bool)
+        whole = is_whole(self.severity)
         good = self.severity == "worst" or (whole and self.severity in range(1, SEVERITIES + 1))
         require(good, "severity", self.severity, f"a whole number from 1 to {SEVERITIES}, or worst")
         if not self.name:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from deconfound.core.protocols import Augmentation
 from deconfound.core.streams import Streams
-from deconfound.errors import InputError, require
+from deconfound.errors import InputError, is_whole, require
 from deconfound.functional.rotation import transformed
 
 Padding = Literal["zero", "reflect"]
@@ -93,7 +93,7 @@ class RandomCrop:
     mode: Padding = "zero"
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.padding, int) and not isinstance(self.padding, bool)
+        whole = is_whole(self.padding)
         require(whole and self.padding >= 0, "crop", self.padding, "a number of pixels, at least 0")
         require(self.mode in PADDINGS, "padding", self.mode, f"one of {', '.join(PADDINGS)}")
 

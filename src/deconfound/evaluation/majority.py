@@ -15,7 +15,7 @@ from torch import Tensor
 from deconfound.core.draws import MAJORITY
 from deconfound.core.protocols import StochasticClassifier
 from deconfound.core.streams import Streams
-from deconfound.errors import require
+from deconfound.errors import is_whole, require
 from deconfound.functional.predictions import NO_PREDICTION, misses, predicted
 
 
@@ -39,7 +39,7 @@ class Majority:
     abstain: float | None = None
 
     def __post_init__(self) -> None:
-        odd = isinstance(self.draws, int) and not isinstance(self.draws, bool) and self.draws > 0
+        odd = is_whole(self.draws) and self.draws > 0
         rule = "an odd whole number of at least 1, so that two classes cannot tie"
         require(odd and (self.draws % 2 == 1 or self.abstain is not None), "draws", self.draws, rule)
         level = self.abstain is None or 0 < self.abstain < 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from deconfound.errors import require
+from deconfound.errors import is_whole, require
 
 LEAST, MOST = 1, 7  # bits that can be dropped: with 0 nothing happens, with 8 nothing is left
 
@@ -55,5 +55,5 @@ def check_bits(bits: int) -> None:
     Raises:
         InputError: not a whole number from 1 to 7.
     """
-    whole = isinstance(bits, int) and not isinstance(bits, bool)
+    whole = is_whole(bits)
     require(whole and LEAST <= bits <= MOST, "bits", bits, f"a whole number from {LEAST} to {MOST}")

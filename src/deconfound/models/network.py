@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from deconfound.errors import InputError, require, require_whole
+from deconfound.errors import InputError, is_whole, require, require_whole
 from deconfound.models.normalise import Levels, Normalise
 
 Size = int | tuple[int, int]
@@ -43,7 +43,7 @@ def sides(size: Size, minimum: int = 1) -> tuple[int, int]:
     """
     rule = f"a side, or (height, width), of at least {minimum} pixels"
     pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, tuple | list) else ()
-    good = len(pair) == 2 and all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
+    good = len(pair) == 2 and all(map(is_whole, pair))
     if not good or min(pair) < minimum:
         raise InputError("size", size, rule)
     return pair[0], pair[1]

@@ -33,21 +33,37 @@ def records_in(file: Path, field: str) -> list[Mapping[str, Any]] | None:
     """The evaluations, trainings and analyses of a file as they lie there; None where it is not a file of records.
 
     Raises:
-        InputError: a file of results that are no records; a record of a newer schema, whatever its kind, or one that is
-            cut off, so that none is left out in silence.
+        InputError: as ``read`` and ``records_of`` do.
+    """
+    return records_of(read(file, field), file, field)
+
+
+def read(file: Path, field: str) -> Any:
+    """What a file holds as JSON; None where it holds none.
+
+    Raises:
+        InputError: a record that is cut off, so that none is left out in silence.
     """
     try:
         text = file.read_bytes()
     except OSError:
         return None
     try:
-        data = json.loads(text)
+        return json.loads(text)
     except ValueError:
         if _BEGINNING.match(text):
             raise InputError(
                 field, str(file), "a whole record; this one is damaged, make it again or remove it"
             ) from None
         return None
+
+
+def records_of(data: Any, file: Path, field: str) -> list[Mapping[str, Any]] | None:
+    """The evaluations, trainings and analyses in what ``read`` found in a file; None where it is not a file of records.
+
+    Raises:
+        InputError: results that are no records; a record of a newer schema, whatever its kind.
+    """
     kind = data.get("kind") if isinstance(data, dict) else None
     version = data.get("schema_version") if isinstance(kind, str) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -62,15 +78,11 @@ def records_in(file: Path, field: str) -> list[Mapping[str, Any]] | None:
     return [data] if kind in _KNOWN else None
 
 
-def kind_of(file: Path) -> str:
-    """What a file of ours says it is, such as ``study``; empty where it is none.
+def kind_of(data: Any) -> str:
+    """What a record of ours says it is, such as ``study``; empty where it is none.
 
     Args:
-        file: any.
+        data: what ``read`` found in a file.
     """
-    try:
-        data = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return ""
     ours = isinstance(data, dict) and isinstance(data.get("schema_version"), int)
     return str(data.get("kind", "")) if ours else ""

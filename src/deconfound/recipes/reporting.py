@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deconfound.errors import InputError, require
-from deconfound.recipes.reading import RESULTS, files_in, kind_of, records_in
+from deconfound.recipes.reading import RESULTS, files_in, kind_of, read, records_of
 from deconfound.records import (
     ANALYSES,
     SCHEMA_VERSION,
@@ -62,8 +62,9 @@ def collect(places: Iterable[str | Path]) -> Collected:
     collected: dict[str, VersionedRecord] = {}
     others: Counter[str] = Counter()
     for file in (file for place in folders for file in files_in(place, FIELD)):
-        found = records_in(file, FIELD)
-        if found is None and (kind := kind_of(file)):
+        plain = read(file, FIELD)
+        found = records_of(plain, file, FIELD)
+        if found is None and (kind := kind_of(plain)):
             others[kind] += 1
         if found is None and file in folders:
             said = f"{_TAKEN}; this is one of a {clean(kind)}" if kind else "a record that deconfound wrote"
