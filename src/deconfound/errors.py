@@ -56,12 +56,14 @@ def nearest(value: str, known: Iterable[str]) -> str:
     ('pgd-at', 'cafe/adv', '')
     >>> nearest("mine:nix", ["mine:net", "mine:load"]), nearest("mine:lod", ["mine:net", "mine:load"])
     ('', 'mine:load')
+    >>> nearest("objective.beta", ["objective.name"]), nearest("attack.step", ["attack.steps", "attack.eps"])
+    ('', 'attack.steps')
     """
     known = list(known)
-    home, colon, name = value.partition(":")
-    if colon and all(one.startswith(home + colon) for one in known):  # what all have in common makes none nearer
-        found = nearest(name, [one.removeprefix(home + colon) for one in known])
-        return home + colon + found if found else ""
+    home = value[: 1 + (value.find(":") if ":" in value else value.rfind("."))]
+    if home and all(one.startswith(home) for one in known):  # what all have in common makes none nearer
+        found = nearest(value.removeprefix(home), [one.removeprefix(home) for one in known])
+        return home + found if found else ""
     plain = {_plain(name): name for name in sorted(known, reverse=True)}
     asked = _plain(value)
     begun = [name for name in plain if len(asked) >= _BEGINNING and name.startswith(asked)]
