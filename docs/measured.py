@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from deconfound.recipes.pairing import adjusted, tested_on
-from deconfound.recipes.study_tests import inside_only
+from deconfound.recipes.study_pairs import inside_only
 from deconfound.records import Machine, StudyRecord, StudyRun, StudyTest
 from deconfound.reporting import leaderboard_grid, markdown_table
 from deconfound.reporting.comparison import p_text, points

@@ -127,8 +127,65 @@ def test_what_attackers_beyond_the_threat_model_break_counts_in_the_tests(tmp_pa
     assert first.test.robust.difference == (ahead - behind) / 10
     assert first.test.robust.interval == paired_interval(ahead, behind, 10)
     kept = next(run.results[0] for run in record.runs if run.folder == "pgd-at-0")
-    assert [column.stands for column in kept.columns] == ["", ""]
+    assert [column.stands for column in kept.columns] == [packed_bits([bit == "1" for bit in left]), ""]
     assert kept.robust_accuracy == 0.9  # inside the threat model
+
+
+def _beyond(file, **left):
+    """An evaluation in falling order of its examples, attacked by columns that left these."""
+    record = EvaluationRecord.read(file)
+    columns = []
+    for name, bits in left.items():
+        kind, _, severity = name.partition("_")
+        settings = {"corruption": kind, "severity": int(severity)} if severity else {"norm": name}
+        group = "beyond" if severity else "alone" if name == "inside" else "norm"
+        shown = {"threat": "l2 2", "n": 10, "accuracy": bits.count("1") / 10, "interval": (0.0, 1.0)}
+        stands = packed_bits([bit == "1" for bit in reversed(bits)])
+        columns.append(ColumnResult(name=name, group=group, settings=settings, stands=stands, **shown))
+    changes = {"columns": tuple(columns), "outcomes": record.outcomes[::-1]}
+    file.write_text(record.model_copy(update=changes).to_json())
+
+
+def test_attackers_beyond_the_threat_model_are_tested_one_by_one(tmp_path, by_hand):
+    standard = {"l2": "1110000000", "blur_1": "1111111111", "blur_2": "0101010101", "inside": "1" * 10}
+    robust = {"l2": "1011111110", "blur_1": "0011111111", "blur_2": "1111111100", "inside": "0" * 10}
+    _beyond(tmp_path / "standard-0" / "adaptive.json", **standard)
+    _beyond(tmp_path / "pgd-at-0" / "adaptive.json", **robust)
+    record = tables(*by_hand)
+    first, second = record.by_attacker
+    assert (first.attacker, second.attacker) == ("l2", "corruptions")
+    both = {"l2": (robust["l2"], standard["l2"]), "corruptions": ("0011111100", "0101010101")}
+    p_values = []
+    for test in record.by_attacker:
+        mine, theirs = ([bit == "1" for bit in bits] for bits in both[test.attacker])
+        ahead, behind = (
+            sum(x and not y for x, y in zip(one, other, strict=True)) for one, other in ((mine, theirs), (theirs, mine))
+        )
+        assert (test.method, test.control, test.seed, test.test.n) == ("pgd-at", "standard", 0, 10)
+        assert (test.test.robust.only_first, test.test.robust.only_second) == (ahead, behind)
+        assert test.test.clean is None  # that is the same for every attacker
+        p_values.append(mcnemar(mine, theirs))
+    assert [test.test.robust.adjusted_p_value for test in record.by_attacker] == holm(p_values)
+    kept = {one.name: one for run in record.runs if run.folder == "pgd-at-0" for one in run.results[0].columns}
+    assert list(kept) == ["l2", "blur_1", "blur_2", "inside", "corruptions"]
+    assert (kept["corruptions"].accuracy, kept["corruptions"].interval) == (0.6, wilson_interval(6, 10))
+    assert all(kept[name].stands == "" and kept[name].settings == {} for name in ("blur_1", "blur_2", "inside"))
+
+
+@pytest.mark.parametrize("fault", ["other images", "no stands", "other attackers"])
+def test_attackers_that_cannot_be_paired_are_not_tested(tmp_path, by_hand, fault):
+    files = [tmp_path / name / "adaptive.json" for name in ("standard-0", "pgd-at-0")]
+    for file in files:
+        _beyond(file, **{"l1" if fault == "other attackers" and file == files[0] else "l2": "1110000000"})
+    changed = EvaluationRecord.read(files[0])
+    columns = tuple(column.model_copy(update={"stands": ""}) for column in changed.columns)
+    faults = {"other images": {"data_digest": "e"}, "no stands": {"columns": columns}, "other attackers": {}}
+    files[0].write_text(changed.model_copy(update=faults[fault]).to_json())
+    record = tables(*by_hand)
+    assert record.by_attacker == ()
+    assert [column.name for column in record.runs[0].results[0].columns] == [
+        "l1" if fault == "other attackers" else "l2"
+    ]
 
 
 def test_families_are_questions(tmp_path, by_hand):

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from deconfound.records import AuditResult, EvaluationRecord
+from deconfound.records.beyond import corruption
 from deconfound.reporting import strength
-from deconfound.reporting.columns import column_rows, corruption
+from deconfound.reporting.columns import column_rows
 from deconfound.reporting.page import render
 from deconfound.reporting.summary import summarise
 from deconfound.reporting.tables import evaluation_table, leaderboard_table

@@ -20,7 +20,7 @@ def test_an_unreliable_result_is_marked_in_every_table(record):
     columns = (column("pgd", 0.9), column("all of them", 0.9, group="union"))
     odd = run("old", 1, result(0.86, verdict=DOUBT, undeclared=own, columns=columns))
     marked = record.model_copy(update={"runs": (record.runs[0], odd, *record.runs[2:])})
-    board, accuracies, differences, alone = study_grids(marked)
+    board, accuracies, differences, alone, _ = study_grids(marked)
     assert accuracies.rows[1][3:5] == ("87.0 % [85.0, 89.0] UNRELIABLE", "86.0 % [84.0, 88.0] UNRELIABLE")
     assert "UNRELIABLE" in accuracies.rows[2][4]
     assert "UNRELIABLE" in differences.rows[1][4]
@@ -47,7 +47,7 @@ def test_a_mean_names_its_seeds_where_they_are_not_the_rows(record):
     third = run("old", 2, result(0.9, judgement="x-500", question="x"))
     fewer = mean("old", (0.6, 0.5)).model_copy(update={"question": "x", "seeds": (1, 2), "n": 100})
     found = record.model_copy(update={"runs": (*record.runs, third), "means": (*record.means, fewer)})
-    board, accuracies, _ = study_grids(found)
+    board, accuracies, *_ = study_grids(found)
     row = next(row for row in accuracies.rows if row[:2] == ("old", "mean of 0, 1"))
     assert row[-2] == "55.0 % ± 1.4 over seeds (seeds 1, 2)"
     old = next(row for row in board.rows if row[0] == "old")
@@ -61,7 +61,8 @@ def test_a_mean_names_its_seeds_where_they_are_not_the_rows(record):
 def test_a_random_judges_columns_inside_the_threat_model_are_its_majority_and_not_its_accuracy(record):
     columns = (column("pgd", 0.5), column("all of them", 0.42, group="union"))
     drawn = run("old", 0, result(0.4, deviation=0.012, columns=columns))
-    board, accuracies, differences, alone = study_grids(record.model_copy(update={"runs": (drawn, *record.runs[2:])}))
+    grids = study_grids(record.model_copy(update={"runs": (drawn, *record.runs[2:])}))
+    board, accuracies, differences, alone, _ = grids
     assert accuracies.rows[0][4] == "40.0 % ± 1.2 [38.0, 42.0]"
     assert next(row for row in board.rows if row[0] == "old")[3] == "40.0 % [38.0, 42.0]"
     for grid in (differences, alone):

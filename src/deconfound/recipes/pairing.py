@@ -127,10 +127,8 @@ def adjusted(pairs: Sequence[PairedTest]) -> list[PairedTest]:
     standard = iter(holm([pair.clean.p_value for pair in pairs if pair.clean]))
 
     def one(pair: PairedTest) -> PairedTest:
-        if pair.robust is None or pair.clean is None:
-            return pair
-        robustly = pair.robust.model_copy(update={"adjusted_p_value": next(robust)})
-        cleanly = pair.clean.model_copy(update={"adjusted_p_value": next(standard)})
+        robustly = pair.robust and pair.robust.model_copy(update={"adjusted_p_value": next(robust)})
+        cleanly = pair.clean and pair.clean.model_copy(update={"adjusted_p_value": next(standard)})
         return pair.model_copy(update={"robust": robustly, "clean": cleanly})
 
     return [one(pair) for pair in pairs]

@@ -16,11 +16,12 @@ from deconfound.recipes.machine import commit, describe
 from deconfound.recipes.pairing import attacks_met, stood
 from deconfound.recipes.schema import GIVEN
 from deconfound.recipes.study_analyses import read_record
+from deconfound.recipes.study_columns import study_columns
 from deconfound.recipes.study_figures import analysis_result
 from deconfound.recipes.study_file import Study
 from deconfound.recipes.study_judgements import Judgement, questions_of
 from deconfound.recipes.study_plan import Planned, Status, kept
-from deconfound.recipes.study_tests import against_controls, differences
+from deconfound.recipes.study_tests import against_controls, by_attacker, differences
 from deconfound.records import (
     Accuracy,
     AnalysisRecord,
@@ -92,6 +93,7 @@ def collected(
         runs=tuple(found),
         means=tuple(means(found)),
         tests=tests,
+        by_attacker=tuple(by_attacker(runs, found)),
         differences=tuple(differences(tests)),
         missing=(*failures, *(one.progress for one in status if not one.complete)),
         commit=commit(),
@@ -183,7 +185,7 @@ def result(judgement: Judgement, record: EvaluationRecord, question: str | None 
         robust_interval=record.robust_interval,
         survivors={attack.name: attack.survivors for attack in record.attacks},
         undeclared=undeclared(record),
-        columns=tuple(column.model_copy(update={"settings": {}, "stands": ""}) for column in record.columns),
+        columns=study_columns(record),
         deviation=None if record.spread is None else record.spread.robust_deviation,
         verdict=record.verdict.model_copy(update={"checks": failed}),
         surrogate=record.surrogate,

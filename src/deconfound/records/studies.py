@@ -27,7 +27,8 @@ class StudyResult(Record):
         survivors: how many examples each attack of the suite left, in order.
         undeclared: the accuracy under those attacks of the suite that the defence does not declare against itself,
             where it declares any: under the suite ``adaptive`` on a deterministic model that under ``standard``.
-        columns: attackers that ran by themselves, without their settings and what each of them left.
+        columns: attackers that ran by themselves, without their settings. Those of other norms and beyond norms say
+            which examples they left, all corruptions together in a column of their own, ``corruptions``.
         deviation: of the robust accuracy over the seeds of a random judge.
         verdict: with the checks that failed, and no others.
         digests: of the model and of the data, as the evaluation states them, and of the attacks with their settings.
@@ -179,6 +180,7 @@ class StudyTest(Record):
     """A method minus its control, trained with the same seed, on the same images.
 
     Attributes:
+        attacker: one beyond the threat model, by itself; empty where everything counts that the question asks.
         same_attacks: whether both met the same attacks with the same settings; what each declares differs.
         test: robust and clean, with the paired interval, McNemar's p and Holm's, or why there is none.
     """
@@ -186,6 +188,7 @@ class StudyTest(Record):
     method: str
     control: str
     question: str
+    attacker: str = ""
     seed: int
     same_attacks: bool
     test: PairedTest
@@ -209,6 +212,7 @@ class StudyRecord(VersionedRecord):
     Attributes:
         definition: the study as it was defined, without the place of the data.
         tests: adjusted by Holm over all tests of one question; robust and clean accuracy apart.
+        by_attacker: tests of attackers beyond the threat model one by one, of robust accuracy only; likewise adjusted.
         missing: what is defined and not done yet, or went wrong, one line each.
         commit: of the library that wrote this, where it runs from a checkout; each run and result has its own.
     """
@@ -221,6 +225,7 @@ class StudyRecord(VersionedRecord):
     runs: tuple[StudyRun, ...]
     means: tuple[StudyMean, ...] = ()
     tests: tuple[StudyTest, ...] = ()
+    by_attacker: tuple[StudyTest, ...] = ()
     differences: tuple[StudyDifference, ...] = ()
     missing: tuple[str, ...] = ()
     commit: str = ""

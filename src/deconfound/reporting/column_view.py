@@ -7,8 +7,9 @@ from typing import Any
 from markupsafe import Markup
 
 from deconfound.records import EvaluationRecord
+from deconfound.records.beyond import corruption
 from deconfound.reporting.column_figure import columns_figure
-from deconfound.reporting.columns import GROUPS, OWN, Row, column_rows, columns_title, corruption, severity, sizes
+from deconfound.reporting.columns import GROUPS, OWN, Row, column_rows, columns_title, severity, sizes
 from deconfound.reporting.figures import svg
 from deconfound.reporting.strength import accuracy_text
 from deconfound.reporting.text import clean, interval, percent, verdict_text

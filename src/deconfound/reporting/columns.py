@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from deconfound.records import ColumnResult, EvaluationRecord, Interval
+from deconfound.records.beyond import corruption
 from deconfound.reporting.text import clean, listing, threat_text
 
 GROUPS = {
@@ -48,24 +48,9 @@ def column_rows(record: EvaluationRecord) -> list[Row]:
         return []
     rows: dict[str, list[ColumnResult]] = {}
     for column in record.columns:
-        kind = corruption(column)
+        kind = clean(corruption(column))
         rows.setdefault(f"kind {kind}" if kind else f"name {column.name}", []).append(column)
     return [_seen(record), *(_row(record, members) for members in rows.values())]
-
-
-def corruption(column: ColumnResult) -> str:
-    """The kind of corruption that a column shows at one severity; empty for every other column.
-
-    >>> shown = {"threat": "linf 1", "n": 9, "accuracy": 1.0, "interval": (0.7, 1.0)}
-    >>> corruption(ColumnResult(name="jpeg-3", group="beyond", **shown))
-    'jpeg'
-    """
-    if column.group != "beyond" or not isinstance(column.settings.get("severity", 1), int):
-        return ""
-    if column.settings:
-        return clean(str(column.settings.get("corruption", "")))
-    found = re.fullmatch(r"(.+)-[1-5]", column.name)
-    return clean(found[1]) if found else ""
 
 
 def columns_title(record: EvaluationRecord) -> str:
@@ -110,7 +95,7 @@ def _seen(record: EvaluationRecord) -> Row:
 
 def _row(record: EvaluationRecord, members: Sequence[ColumnResult]) -> Row:
     first = members[0]
-    kind = corruption(first)
+    kind = clean(corruption(first))
     ordered = tuple(sorted(members, key=severity)) if kind else ()
     return Row(
         name=kind.replace("_", " ") or _name(record, first),
@@ -135,4 +120,4 @@ def _bound(column: ColumnResult) -> str:
     return clean(str(column.settings.get("bound") or column.threat)) or "not recorded"
 
 
-__all__ = ["GROUPS", "OWN", "Row", "column_rows", "columns_title", "corruption", "severity", "sizes", "widest"]
+__all__ = ["GROUPS", "OWN", "Row", "column_rows", "columns_title", "severity", "sizes", "widest"]

@@ -13,13 +13,21 @@ from deconfound.reporting.fitted import Fitted
 from deconfound.reporting.grid import Grid
 from deconfound.reporting.strength import deviation_text
 from deconfound.reporting.study_analyses import analysis_grids
+from deconfound.reporting.study_beyond import beyond_grids
 from deconfound.reporting.study_columns import attacker_grids
-from deconfound.reporting.study_doubt import MAJORITY, MARK, PAIRS, answers, doubts, mark, random_judges
+from deconfound.reporting.study_doubt import (
+    DAGGER,
+    DIFFERENT,
+    MAJORITY,
+    MARK,
+    PAIRS,
+    answers,
+    doubts,
+    mark,
+    random_judges,
+)
 from deconfound.reporting.study_leaderboard import leaderboard_grid, questions
 from deconfound.reporting.text import clean, interval, listing, percent, threat_text
-
-DAGGER = "†"
-DIFFERENT = f"{DAGGER} the two met different attacks, such as those that each declares against itself"
 
 # What must be known to read an accuracy; what all results share moves from the cells to the caption.
 _FACTS: tuple[Callable[[StudyResult], str], ...] = (
@@ -37,7 +45,14 @@ def study_grids(record: StudyRecord) -> list[Grid]:
     """
     ranked = [leaderboard_grid(record)] if record.tests and questions(record) else []
     tests = [difference_grid(record)] if record.tests else []
-    return [*ranked, accuracy_grid(record), *tests, *attacker_grids(record), *analysis_grids(record)]
+    return [
+        *ranked,
+        accuracy_grid(record),
+        *tests,
+        *attacker_grids(record),
+        *beyond_grids(record),
+        *analysis_grids(record),
+    ]
 
 
 def accuracy_grid(record: StudyRecord) -> Grid:

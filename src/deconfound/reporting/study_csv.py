@@ -21,12 +21,14 @@ def csv_table(record: StudyRecord) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, HEADINGS, restval="", lineterminator="\n")
     writer.writeheader()
-    tests = {(test.method, test.seed, test.question): test for test in record.tests}
+    every = (*record.tests, *record.by_attacker)
+    tests = {(test.method, test.seed, test.question, test.attacker): test for test in every}
     for run in record.runs:
         for one in run.results:
-            facts = _facts(record, run, one)
-            writer.writerow(facts | _whole(one) | _against(tests.get((run.name, run.seed, one.question))))
-            writer.writerows(facts | _column(column) for column in one.columns)
+            facts, asked = _facts(record, run, one), (run.name, run.seed, one.question)
+            writer.writerow(facts | _whole(one) | _against(tests.get((*asked, ""))))
+            for column in one.columns:
+                writer.writerow(facts | _column(column) | _against(tests.get((*asked, column.name))))
     return text.getvalue()
 
 

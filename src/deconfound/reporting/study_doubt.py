@@ -8,6 +8,8 @@ from deconfound.records import StudyRecord, StudyResult
 from deconfound.reporting.text import clean, listing, verdict_text
 
 MARK = " UNRELIABLE"
+DAGGER = "†"
+DIFFERENT = f"{DAGGER} the two met different attacks, such as those that each declares against itself"
 PAIRS = "UNRELIABLE: so is the robust accuracy of one of the two, or of both; the table of accuracies says why"
 MAJORITY = "of a random judge, examples count by the majority over its seeds; its accuracies are means over the seeds"
 
