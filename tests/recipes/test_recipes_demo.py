@@ -10,6 +10,7 @@ import pytest
 from deconfound.attacks import budgets
 from deconfound.attacks.budgets import Budget
 from deconfound.errors import InputError
+from deconfound.recipes import study_analyses
 from deconfound.recipes.analysing import KINDS
 from deconfound.recipes.collecting import collect_reliance
 from deconfound.recipes.demo import against_controls, demo
@@ -162,3 +163,12 @@ class TestTheFolder:
         with pytest.raises(InputError, match="a file of this name exists"):
             demo(tmp_path / "thesis.tex", overwrite=overwrite)
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+    def test_a_library_that_does_not_load_is_noticed_before_the_first_training(self, tmp_path, monkeypatch):
+        def missing():
+            raise InputError("captum", "ModuleNotFoundError", "a library that loads: pip install captum")
+
+        monkeypatch.setattr(study_analyses, "_LIBRARIES", {"pictures": missing})
+        with pytest.raises(InputError, match="a library that loads"):
+            demo(tmp_path / "demo", tour=TINY)
+        assert not (tmp_path / "demo").exists()

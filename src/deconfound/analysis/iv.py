@@ -48,7 +48,7 @@ def load_library() -> Any:
     try:
         from linearmodels import iv
     except Exception as error:  # a broken installation raises more than ImportError
-        rule = "to be installed: pip install 'deconfound[instruments]'"
+        rule = "a library that loads: pip install linearmodels"
         raise InputError("linearmodels", type(error).__name__, rule) from error
     return iv
 

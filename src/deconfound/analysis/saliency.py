@@ -42,7 +42,7 @@ def load_library() -> Any:
     try:
         from captum import attr
     except Exception as error:  # a broken installation raises more than ImportError
-        rule = "to be installed: pip install 'deconfound[captum]'"
+        rule = "a library that loads: pip install captum"
         raise InputError("captum", type(error).__name__, rule) from error
     return attr
 

@@ -13,6 +13,7 @@ from deconfound.recipes.evaluating import Judging
 from deconfound.recipes.pairing import adjusted, same_attacks, tested
 from deconfound.recipes.reporting import results_json
 from deconfound.recipes.resolve import read_spec, resolve
+from deconfound.recipes.study_analyses import check_library
 from deconfound.recipes.targets import Target, evaluate_target
 from deconfound.recipes.tour import TOUR, Chapter, Tour
 from deconfound.recipes.training import train
@@ -62,10 +63,12 @@ def demo(
         monitor: shows progress.
 
     Raises:
-        InputError: something lies at ``out`` already.
+        InputError: something lies at ``out`` already; a library of an analysis that does not load.
     """
     folder = Path(out)
     _check_free(folder, overwrite=overwrite)
+    for kind in dict.fromkeys(kind for chapter in tour.chapters for kind in chapter.analyses):
+        check_library(kind)
     found = _Notebook()
     for chapter in tour.chapters:
         _visit(chapter, tour, folder / RUNS, found, monitor)

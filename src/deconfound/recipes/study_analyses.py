@@ -147,7 +147,19 @@ def check_possible(analysis: Analysis, data: str, tests: int, operations: bool, 
         require(operations, "analyze: kind", analysis.kind, rule)
         rule = "none: these data do not say how often their confounder agrees"
         require(confounded or analysis.rho is None, "analyze: rho", analysis.rho, rule)
-    _LIBRARIES.get(analysis.kind, lambda: None)()
+    check_library(analysis.kind)
+
+
+def check_library(kind: str) -> None:
+    """The library that a kind of analysis rests on loads; it is needed only after a training.
+
+    Args:
+        kind: of analysis.
+
+    Raises:
+        InputError: it is missing or broken.
+    """
+    _LIBRARIES.get(kind, lambda: None)()
 
 
 def read_record(analysis: Analysis, file: Path) -> AnalysisRecord:
@@ -186,4 +198,4 @@ def check_record(analysis: Analysis, file: Path, asked: Mapping[str, Any]) -> No
             require(there, f"{file}: rho", rhos, f"{rho:g} among them, as the study asks of this run")
 
 
-__all__ = ["FITS", "Analysis", "check_fits", "check_possible", "check_record", "read_record"]
+__all__ = ["FITS", "Analysis", "check_fits", "check_library", "check_possible", "check_record", "read_record"]
