@@ -172,14 +172,20 @@ def test_attackers_beyond_the_threat_model_are_tested_one_by_one(tmp_path, by_ha
     assert all(kept[name].stands == "" and kept[name].settings == {} for name in ("blur_1", "blur_2", "inside"))
 
 
-@pytest.mark.parametrize("fault", ["other images", "no stands", "other attackers"])
+@pytest.mark.parametrize("fault", ["other images", "no stands", "other attackers", "fewer images"])
 def test_attackers_that_cannot_be_paired_are_not_tested(tmp_path, by_hand, fault):
     files = [tmp_path / name / "adaptive.json" for name in ("standard-0", "pgd-at-0")]
     for file in files:
         _beyond(file, **{"l1" if fault == "other attackers" and file == files[0] else "l2": "1110000000"})
     changed = EvaluationRecord.read(files[0])
     columns = tuple(column.model_copy(update={"stands": ""}) for column in changed.columns)
-    faults = {"other images": {"data_digest": "e"}, "no stands": {"columns": columns}, "other attackers": {}}
+    fewer = tuple(column.model_copy(update={"n": 3, "stands": "e"}) for column in changed.columns)
+    faults = {
+        "other images": {"data_digest": "e"},
+        "no stands": {"columns": columns},
+        "fewer images": {"columns": fewer},
+        "other attackers": {},
+    }
     files[0].write_text(changed.model_copy(update=faults[fault]).to_json())
     record = tables(*by_hand)
     assert record.by_attacker == ()

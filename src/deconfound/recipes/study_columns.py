@@ -21,17 +21,22 @@ def study_columns(record: EvaluationRecord) -> tuple[ColumnResult, ...]:
     """
     order = sorted(range(record.n), key=lambda place: record.outcomes[place].index)
     corrupted = [column for column in record.columns if corruption(column)]
-    together = [_together(corrupted, order)] if corrupted and all(column.stands for column in corrupted) else []
+    together = [_together(corrupted, order)] if corrupted and all(_says(one, order) for one in corrupted) else []
     kept = [column.model_copy(update={"settings": {}, "stands": _bits(column, order)}) for column in record.columns]
     ends = [column for column in kept if column.group == "union"]
     return (*(column for column in kept if column.group != "union"), *together, *ends)
 
 
 def _bits(column: ColumnResult, order: Sequence[int]) -> str:
-    if column.group not in BEYOND or corruption(column) or not column.stands:
+    if column.group not in BEYOND or corruption(column) or not _says(column, order):
         return ""
     flags = unpacked_bits(column.stands, column.n)
     return packed_bits([flags[place] for place in order])
+
+
+def _says(column: ColumnResult, order: Sequence[int]) -> bool:
+    """Whether it says which examples are left, of all that the evaluation saw."""
+    return bool(column.stands) and column.n == len(order)
 
 
 def _together(columns: Sequence[ColumnResult], order: Sequence[int]) -> ColumnResult:
