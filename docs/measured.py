@@ -8,8 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from deconfound.recipes.pairing import adjusted, tested_on
+from deconfound.recipes.pairing import tested_on
 from deconfound.recipes.study_pairs import inside_only
+from deconfound.recipes.study_tests import by_question
 from deconfound.records import Machine, StudyRecord, StudyRun, StudyTest
 from deconfound.reporting import leaderboard_grid, markdown_table
 from deconfound.reporting.comparison import p_text, points
@@ -80,21 +81,17 @@ def _against(record: StudyRecord, reference: str, methods: Sequence[str]) -> lis
         for one in run.results
         if one.examples is not None and not inside_only(one)
     }
-    families: dict[str, list[StudyTest]] = {}
+    tests = []
     for (name, seed, question), (one, stood) in known.items():
         other = known.get((reference, seed, question))
         if name not in methods or other is None or one.digests["data"] != other[0].digests["data"]:
             continue
         test = tested_on((name, one, stood), (reference, *other))
         same = one.digests["attacks"] == other[0].digests["attacks"]
-        families.setdefault(question, []).append(
+        tests.append(
             StudyTest(method=name, control=reference, question=question, seed=seed, same_attacks=same, test=test)
         )
-    return [
-        one.model_copy(update={"test": pair})
-        for family in families.values()
-        for one, pair in zip(family, adjusted([one.test for one in family]), strict=True)
-    ]
+    return by_question(tests)
 
 
 def _stands(record: StudyRecord, tests: Iterable[StudyTest]) -> list[tuple[str, ...]]:

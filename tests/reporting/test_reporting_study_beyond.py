@@ -8,7 +8,7 @@ import io
 import pytest
 
 from deconfound.records import PairedTest, StudyExamples
-from deconfound.records.beyond import CORRUPTIONS, beyond
+from deconfound.records.beyond import CORRUPTIONS, beyond, left_by
 from deconfound.records.examples import packed_bits
 from deconfound.reporting import csv_table, study_grids
 from deconfound.reporting.study_beyond import beyond_grids
@@ -90,6 +90,6 @@ def test_what_an_attacker_left_of_each_example():
     digests = {"model": "m", "data": "d", "attacks": "a"}
     shown = result(0.5, n=3, columns=(bits, silent), examples=StudyExamples.packed(stood), digests=digests)
     first, second = beyond(shown)
-    assert first.stood == stood
-    assert (second.name, second.stood) == ("l1", {})
-    assert beyond(shown.model_copy(update={"examples": None}))[0].stood == {}
+    assert left_by(first, shown) == stood
+    assert (second.name, left_by(second, shown)) == ("l1", {})
+    assert left_by(first, shown.model_copy(update={"examples": None})) == {}

@@ -9,7 +9,7 @@ from deconfound.recipes.pairing import adjusted, tested_on
 from deconfound.recipes.study_pairs import Pair, pairs
 from deconfound.recipes.study_plan import Planned
 from deconfound.records import PairedTest, StudyDifference, StudyRecord, StudyResult, StudyRun, StudyTest
-from deconfound.records.beyond import beyond
+from deconfound.records.beyond import beyond, left_by
 
 
 def against_controls(
@@ -22,7 +22,7 @@ def against_controls(
         rows: what is known of them.
         earlier: records whose tests stand where a row does not say which examples stood.
     """
-    return _families(_taken(pair, earlier) or _tested(pair) for pair in pairs(runs, rows))
+    return by_question(_taken(pair, earlier) or _tested(pair) for pair in pairs(runs, rows))
 
 
 def by_attacker(runs: Sequence[Planned], rows: Iterable[StudyRun]) -> list[StudyTest]:
@@ -34,7 +34,7 @@ def by_attacker(runs: Sequence[Planned], rows: Iterable[StudyRun]) -> list[Study
         runs: of the study.
         rows: what is known of them.
     """
-    return _families(test for pair in pairs(runs, rows) if not pair.apart for test in _each(pair))
+    return by_question(test for pair in pairs(runs, rows) if not pair.apart for test in _each(pair))
 
 
 def _tested(pair: Pair) -> StudyTest:
@@ -47,7 +47,7 @@ def _tested(pair: Pair) -> StudyTest:
 
 def _each(pair: Pair) -> Iterable[StudyTest]:
     (first, mine), (second, theirs) = ((side.run.path.name, side.answer) for side in (pair.method, pair.control))
-    left, other = ({one.name: one.stood for one in beyond(answer)} for answer in (mine, theirs))
+    left, other = ({one.name: left_by(one, answer) for one in beyond(answer)} for answer in (mine, theirs))
     for attacker, stood in left.items():
         if stood and other.get(attacker):
             test = tested_on((first, mine, stood), (second, theirs, other[attacker]))
@@ -75,8 +75,12 @@ def _identity(one: StudyResult) -> tuple[str, str, int, float, float]:
     return one.digests["model"], one.digests["data"], one.n, one.clean_accuracy, one.robust_accuracy
 
 
-def _families(tests: Iterable[StudyTest]) -> list[StudyTest]:
-    """Adjusted by Holm over all of one question; questions in the order in which they come first."""
+def by_question(tests: Iterable[StudyTest]) -> list[StudyTest]:
+    """Tests adjusted by Holm over all of one question; questions in the order in which they come first.
+
+    Args:
+        tests: of one study, unadjusted.
+    """
     families: dict[str, list[StudyTest]] = {}
     for test in tests:
         families.setdefault(test.question, []).append(test)
@@ -111,4 +115,4 @@ def _difference(key: tuple[str, str, str], members: Sequence[tuple[int, float]])
     )
 
 
-__all__ = ["against_controls", "by_attacker", "differences"]
+__all__ = ["against_controls", "by_attacker", "by_question", "differences"]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-from deconfound.records.base import Interval
 from deconfound.records.examples import unpacked_bits
 from deconfound.records.runs import ColumnResult
 from deconfound.records.studies import StudyResult
@@ -16,31 +14,22 @@ CORRUPTIONS = "corruptions"
 """The column of a study that says what all corruptions left together: right under every kind at every severity."""
 
 
-@dataclass(frozen=True)
-class Attacker:
-    """One attacker beyond the threat model: what it left, and of which examples.
-
-    Attributes:
-        stood: by example: clean right, and right whatever it made of it; empty in records that do not say.
-    """
-
-    name: str
-    accuracy: float
-    interval: Interval
-    stood: dict[int, tuple[bool, bool]]
-
-
-def beyond(one: StudyResult) -> list[Attacker]:
+def beyond(one: StudyResult) -> list[ColumnResult]:
     """The attackers beyond the threat model of one judgement; all corruptions are one of them, where that is known.
 
     Args:
         one: what a run withstood.
     """
-    found = [column for column in one.columns if column.group in BEYOND and not corruption(column)]
-    return [Attacker(column.name, column.accuracy, column.interval, _stood(one, column)) for column in found]
+    return [column for column in one.columns if column.group in BEYOND and not corruption(column)]
 
 
-def _stood(one: StudyResult, column: ColumnResult) -> dict[int, tuple[bool, bool]]:
+def left_by(column: ColumnResult, one: StudyResult) -> dict[int, tuple[bool, bool]]:
+    """By example: clean right, and right whatever the attacker made of it; empty in records that do not say.
+
+    Args:
+        column: of the attacker.
+        one: the judgement that it belongs to.
+    """
     if one.examples is None or not column.stands:
         return {}
     seen = one.examples.stood
@@ -63,4 +52,4 @@ def corruption(column: ColumnResult) -> str:
     return found[1] if found else ""
 
 
-__all__ = ["BEYOND", "CORRUPTIONS", "Attacker", "beyond", "corruption"]
+__all__ = ["BEYOND", "CORRUPTIONS", "beyond", "corruption", "left_by"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from deconfound.records import StudyRecord, StudyResult, StudyRun, StudyTest
-from deconfound.records.beyond import CORRUPTIONS, Attacker, beyond
+from deconfound.records import ColumnResult, StudyRecord, StudyResult, StudyRun, StudyTest
+from deconfound.records.beyond import CORRUPTIONS, beyond
 from deconfound.reporting.comparison import p_text, points
 from deconfound.reporting.grid import Grid
 from deconfound.reporting.study_doubt import DAGGER, DIFFERENT, MAJORITY, MARK, PAIRS, mark
@@ -48,11 +48,11 @@ def _accuracies(record: StudyRecord, question: str) -> Grid:
     return Grid(caption, ("method", "seed", "clean", *map(clean, names)), tuple(rows), remarks)
 
 
-def _in_order(found: Iterable[dict[str, Attacker]]) -> list[str]:
+def _in_order(found: Iterable[dict[str, ColumnResult]]) -> list[str]:
     return list(dict.fromkeys(name for left in sorted(found, key=len, reverse=True) for name in left))
 
 
-def _row(run: StudyRun, one: StudyResult, left: dict[str, Attacker], names: Sequence[str]) -> tuple[str, ...]:
+def _row(run: StudyRun, one: StudyResult, left: dict[str, ColumnResult], names: Sequence[str]) -> tuple[str, ...]:
     doubt = "" if one.verdict.reliable else MARK
     cells = (f"{percent(left[name].accuracy)}{doubt}" if name in left else NOTHING for name in names)
     return clean(run.name), str(run.seed), percent(one.clean_accuracy), *cells
